@@ -1,0 +1,207 @@
+"""The contract: what a task, an answer, a scenario and a method are. Read this file first.
+
+Lifelong learning is a fold over tasks::
+
+    s_0        = method.init(key)                     before life
+    s_t, trace = method.learn(s_{t-1}, task_t, key)   one task, and nothing else in sight
+    answer     = method.predict(method.ready(s_t), x, id)   the exam; id is None when the scenario withholds it
+
+The verbs are pure: they never change their arguments. Everything a method remembers is in its state.
+
+Shapes, for the whole package: B batch, N examples, C classes, n competing logits, T tasks, P parameters,
+M memory slots.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+
+from torch import Tensor, device, nn
+
+
+class Refused(ValueError):
+    """An input that cannot be used. The message says what was wrong and what to do next."""
+
+
+class Scenario(Enum):
+    """What the learner is told: is the task's id given in training, is it given at the exam, are labels shared?"""
+
+    GG = "gg"  # task-incremental: given, given; only the task's own logits compete
+    GNS = "gns"  # domain-incremental: given, not given, labels shared
+    GNU = "gnu"  # class-incremental: given, not given, labels unshared
+    NNS = "nns"  # task-free: never given, labels shared
+
+
+class TaskId(NamedTuple):
+    """Which task this is. Present only where the scenario gives it."""
+
+    index: int  # type: ignore[assignment]  # 0 for the first task of the stream
+    classes: Tensor  # (n,) int64, the sorted labels of this task
+
+
+class Batch(NamedTuple):
+    """Examples as the network takes them."""
+
+    x: Tensor  # (B, ...) float32, scaled
+    y: Tensor  # (B,) int64
+    rows: Tensor  # (B,) int64, the place of each example in its set
+
+
+class Scale(NamedTuple):
+    """How stored values become network inputs: (x - shift) * factor."""
+
+    shift: float = 0.0
+    factor: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.float()
+        if self.shift:
+            x = x - self.shift
+        return x if self.factor == 1.0 else x * self.factor
+
+
+class Examples(Protocol):
+    """An indexable set of examples. Labels are always in memory; inputs may be computed or read when taken."""
+
+    @property
+    def labels(self) -> Tensor: ...  # (N,) int64
+    @property
+    def scale(self) -> Scale: ...
+    def __len__(self) -> int: ...
+    def raw(self, indices: Tensor) -> Tensor: ...  # (B, ...) as stored: uint8 stays uint8
+    def take(self, indices: Tensor) -> Batch: ...
+    def split(self, key: int, share: float) -> tuple[Examples, Examples]: ...  # (the rest, the share)
+    def materialise(self, where: device | None = None) -> Examples: ...  # every transform applied, once
+
+
+class Task(NamedTuple):
+    """All that a method sees while it learns."""
+
+    examples: Examples
+    id: TaskId | None
+
+
+class Answer(NamedTuple):
+    """What a method says of B inputs.
+
+    `labels` names the columns of `logits`; it is empty when the method cannot answer yet. `task` holds the inferred
+    task of each input, or None where nothing was inferred: an id then only narrows which columns compete.
+    """
+
+    logits: Tensor  # (B, n)
+    labels: Tensor  # (n,) int64
+    task: Tensor | None = None  # (B,) int64
+
+
+class Trace(NamedTuple):
+    """What happened while learning one task."""
+
+    loss: Tensor  # (steps,) float32, the loss of each batch before its step
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a network is fitted to one task.
+
+    Args:
+        optimizer: a stock optimiser of `torch.optim`.
+        lr: learning rate.
+        momentum: momentum of sgd and rmsprop.
+        nesterov: Nesterov momentum (sgd).
+        weight_decay: L2 decay; decoupled in adamw.
+        epochs: passes over the task. Give `epochs` or `steps`.
+        steps: gradient steps a task; 1,000 when neither is given.
+        batch: examples a step; when not given 128, cut to fit a smaller task.
+        schedule: learning rate after the warm-up: constant, or a cosine down to zero.
+        warmup: steps over which the learning rate rises linearly.
+        clip: largest norm of the whole gradient; none when not given.
+        moments: start each task with fresh optimiser moments, or keep them.
+        compete: whose logits compete in training: those of the task, of all labels seen, of all labels there will
+            ever be; `scenario` takes the task's in GG and all seen elsewhere.
+        order: shuffled every epoch, or in order of arrival.
+        start: fresh start values from each layer's `reset_parameters`, or those of the net as it is given.
+        freeze: parameters that never move, as name patterns separated by commas (`features.*`).
+        head: name of the layer whose rows are the labels; the last Linear layer when empty.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    epochs: int | None = None
+    steps: int | None = None
+    batch: int | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+    clip: float | None = None
+    moments: Literal["fresh", "kept"] = "fresh"
+    compete: Literal["scenario", "task", "seen", "all"] = "scenario"
+    order: Literal["shuffled", "arrival"] = "shuffled"
+    start: Literal["fresh", "net"] = "fresh"
+    freeze: str = ""
+    head: str = ""
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.steps is not None:
+            raise Refused("fit.epochs and fit.steps are both given; give one of them")
+        for name in ("epochs", "steps", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise Refused(f"fit.{name} is {value}; it must be at least 1")
+        for name in ("lr", "momentum", "weight_decay", "warmup"):
+            if getattr(self, name) < 0:
+                raise Refused(f"fit.{name} is {getattr(self, name)}; it must not be negative")
+        if self.clip is not None and self.clip <= 0:
+            raise Refused(f"fit.clip is {self.clip}; it must be positive")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise Refused("fit.nesterov needs fit.optimizer sgd and a positive fit.momentum")
+
+
+State = Any  # a pytree of tensors: each method names its own NamedTuple
+Ready = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Method(ABC):
+    """A continual-learning method: a frozen set of hyper-parameters and four pure verbs.
+
+    Final: write a new file rather than a subclass of a method. `net` gives shapes and start values; it is never
+    changed.
+    """
+
+    net: nn.Module
+    fit: Fit = Fit()
+
+    scenarios: ClassVar[frozenset[Scenario]] = frozenset(Scenario)
+    memory: ClassVar[Literal["constant", "task", "class", "data"]] = "constant"  # what the state grows with
+    states: ClassVar[tuple[type, ...]] = ()  # the NamedTuples of its state
+    isolates: ClassVar[bool] = False  # old answers stay bit-identical
+    pools: ClassVar[bool] = False  # an answer may depend on the other inputs of its batch
+    off: ClassVar[Mapping[str, Any]] = {}  # options under which it is finetune, bit for bit
+
+    @abstractmethod
+    def init(self, key: int, background: Examples | None = None) -> State:
+        """The state before any task."""
+
+    @abstractmethod
+    def learn(self, state: State, task: Task, key: int) -> tuple[State, Trace]:
+        """The state after one more task, and what happened on the way."""
+
+    def ready(self, state: State) -> Ready:
+        """What an exam needs again and again, computed once per state and never stored."""
+        return state
+
+    @abstractmethod
+    def predict(self, ready: Ready, x: Tensor, id: TaskId | None = None) -> Answer:
+        """The answer for inputs x (B, ...), each on its own."""
+
+    def with_(self, **changes: Any) -> Self:
+        """The same method with other hyper-parameters."""
+        from dataclasses import replace
+
+        return replace(self, **changes)

@@ -1,0 +1,154 @@
+"""A model: the tensors of a network beside the user's module, and the head that grows with the labels.
+
+The user's module gives shapes, start values and the forward pass; it is never changed or flipped between training and
+evaluation. Its head is one linear layer whose rows are labels: row i of a fresh head is label i, and `grow` adds rows
+that start at zero.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from perdure.contract import Answer, Fit, Refused, Task, TaskId
+from perdure.rng import fold
+
+
+class Model(NamedTuple):
+    """What a network has learned."""
+
+    params: dict[str, Tensor]  # by parameter name
+    stats: dict[str, Tensor]  # buffers by name: BatchNorm's running mean and variance
+    labels: Tensor  # (n,) int64: the label of each row of the head
+    moments: dict[str, dict[str, Tensor]]  # the optimiser's, by slot and parameter; empty unless kept
+
+
+def head_of(net: nn.Module, fit: Fit) -> str:
+    """The name of the head: `fit.head`, or the last Linear layer.
+
+    Raises:
+        Refused: there is no such layer.
+    """
+    linear = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)]
+    if fit.head and fit.head not in linear:
+        raise Refused(f"fit.head names {fit.head!r}, but the net's Linear layers are {', '.join(linear) or 'none'}")
+    if not linear:
+        raise Refused("the net has no Linear layer to be its head; end it with one (a row for each label)")
+    return fit.head or linear[-1]
+
+
+def _named(head: str, part: str) -> str:
+    return f"{head}.{part}" if head else part  # a net may itself be the Linear layer
+
+
+def start(net: nn.Module, fit: Fit, key: int) -> Model:
+    """The model before any task.
+
+    Start values come from each layer's own `reset_parameters` under a generator seeded by the key and the layer's
+    name; layers without one keep theirs, and `fit.start="net"` keeps all.
+    """
+    net = copy.deepcopy(net)
+    if fit.start == "fresh":
+        with torch.random.fork_rng(devices=[]):
+            for name, layer in net.named_modules():
+                if callable(reset := getattr(layer, "reset_parameters", None)) and any(
+                    True for _ in layer.parameters()
+                ):
+                    torch.default_generator.manual_seed(fold(key, "start", name) >> 1)
+                    reset()
+    params = {name: param.detach().clone() for name, param in net.named_parameters()}
+    rows = params[_named(head_of(net, fit), "weight")].shape[0]
+    return Model(params, {name: buffer.clone() for name, buffer in net.named_buffers()}, torch.arange(rows), {})
+
+
+def grown(tensors: dict[str, Tensor], head: str, rows: int) -> dict[str, Tensor]:
+    """The same tensors by parameter name, those of the head with zero rows added up to `rows`."""
+    out = dict(tensors)
+    for name in (_named(head, "weight"), _named(head, "bias")):
+        if name in out and (more := rows - out[name].shape[0]) > 0:
+            out[name] = torch.cat([out[name], out[name].new_zeros(more, *out[name].shape[1:])])
+    return out
+
+
+def classes_of(task: Task) -> Tensor:
+    """(n,) the sorted labels of a task: those of its id, or those its examples show."""
+    return task.examples.labels.unique() if task.id is None else task.id.classes
+
+
+def grow(net: nn.Module, fit: Fit, model: Model, task: Task) -> Model:
+    """The model with a row for each label of a task; new rows start at zero."""
+    classes = classes_of(task).to(model.labels.device)
+    new = classes[~torch.isin(classes, model.labels)]
+    if not len(new):
+        return model
+    head, labels = head_of(net, fit), torch.cat([model.labels, new])
+    return Model(
+        grown(model.params, head, len(labels)),
+        model.stats,
+        labels,
+        {slot: grown(tensors, head, len(labels)) for slot, tensors in model.moments.items()},
+    )
+
+
+def with_outputs(net: nn.Module, fit: Fit, rows: int) -> nn.Module:
+    """A copy of the net whose head has `rows` rows (0 for a head that grows); the net itself where it has them."""
+    name = head_of(net, fit)
+    old = net.get_submodule(name)
+    assert isinstance(old, nn.Linear)
+    if old.out_features == rows:
+        return net
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a head of no rows has nothing to initialise
+        new = nn.Linear(old.in_features, rows, old.bias is not None, old.weight.device, old.weight.dtype)
+    if not name:
+        return new
+    net = copy.deepcopy(net)
+    parent, _, last = name.rpartition(".")
+    setattr(net.get_submodule(parent), last, new)
+    return net
+
+
+def rows_of(labels: Tensor, classes: Tensor) -> Tensor:
+    """The row (n,) of each label in `classes`; labels without a row are left out."""
+    hit = classes.to(labels.device)[:, None] == labels[None, :]
+    return hit.nonzero()[:, 1]
+
+
+_evaluation: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+
+
+def evaluation(net: nn.Module) -> nn.Module:
+    """A private copy of the net in evaluation mode, made once."""
+    if net not in _evaluation:
+        _evaluation[net] = copy.deepcopy(net).eval().requires_grad_(False)
+    return _evaluation[net]
+
+
+def forward(net: nn.Module, model: Model, x: Tensor) -> Tensor:
+    """All logits (B, rows) of inputs x (B, ...), in evaluation mode, without gradient."""
+    with torch.no_grad():
+        logits = functional_call(evaluation(net), {**model.params, **model.stats}, (x,))
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def answer(net: nn.Module, model: Model, x: Tensor, id: TaskId | None = None) -> Answer:
+    """The answer of one shared head: all its labels compete, or those of the task whose id is given."""
+    if not len(model.labels):
+        return Answer(x.new_zeros(len(x), 0), model.labels)
+    return narrow(Answer(forward(net, model, x), model.labels), id)
+
+
+def narrow(answer: Answer, id: TaskId | None) -> Answer:
+    """The same answer with only the labels of the given task competing."""
+    if id is None:
+        return answer
+    rows = rows_of(answer.labels, id.classes)
+    return answer._replace(logits=answer.logits[:, rows], labels=answer.labels[rows])

@@ -1,0 +1,361 @@
+"""The loop, as a small object: a method writes its own five lines around it.
+
+    descent = Descent(self.net, model, self.fit, key)
+    for batch in descent.batches(task.examples):
+        grads = descent.grad(F.cross_entropy(descent(batch.x), batch.y))
+        descent.step(grads)
+    return descent.model, descent.trace
+
+The parameters are views of one flat buffer (P,), and so are the gradients: a method's one line on `grads` is one
+kernel over all of them, and the optimiser sees a single tensor.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from fnmatch import fnmatch
+from math import ceil, cos, pi
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perdure.contract import Batch, Examples, Fit, Refused, Scenario, Task, Trace
+from perdure.model import Model, rows_of
+from perdure.rng import fold, permutation
+
+BATCH = 128  # examples a step when `fit.batch` is not given
+STEPS = 1000  # steps a task when neither `fit.epochs` nor `fit.steps` is given
+BLOCK = 1 << 20  # numbers gathered, scaled and sent to the device at once
+
+
+class Diverged(Refused):
+    """The loss or the weights are no longer finite."""
+
+
+class Progress(NamedTuple):
+    """How far a descent is."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+_watcher: ContextVar[Callable[[Progress], None] | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watching(watcher: Callable[[Progress], None]) -> Iterator[None]:
+    """Calls `watcher` a few times a second with the progress of every descent inside the block."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def length(fit: Fit, examples: int) -> tuple[int, int]:
+    """The batch size and the number of steps that `fit` means for a task of so many examples.
+
+    Raises:
+        Refused: the task is empty, or smaller than a batch that was asked for by name.
+    """
+    if examples == 0:
+        raise Refused("the task holds no examples; give every task at least one")
+    if fit.batch is not None and fit.batch > examples:
+        raise Refused(f"fit.batch is {fit.batch}, but a task has {examples} examples; use at most that")
+    size = min(fit.batch or BATCH, examples)
+    return size, fit.epochs * ceil(examples / size) if fit.epochs else fit.steps or STEPS
+
+
+def competing(fit: Fit, task: Task) -> Tensor | None:
+    """The labels (n,) whose logits compete while this task is learned; None for all of the head."""
+    return task.id.classes if fit.compete == "task" and task.id is not None else None
+
+
+def for_scenario(fit: Fit, scenario: Scenario) -> Fit:
+    """`fit` as a scenario decides it: whose logits compete, and in which order examples come.
+
+    Raises:
+        Refused: steps were given where examples arrive once, in a flow.
+    """
+    from dataclasses import replace
+
+    if fit.compete == "scenario":
+        fit = replace(fit, compete="task" if scenario is Scenario.GG else "seen")
+    if scenario is Scenario.NNS:
+        if fit.steps is not None:
+            raise Refused(
+                "fit.steps has no meaning in scenario nns, where examples arrive once, in a flow; "
+                "use --stream.passes and --stream.chunk instead"
+            )
+        fit = replace(fit, epochs=1, order="arrival")
+    return fit
+
+
+class Layout:
+    """Where each named tensor lies in one flat buffer (P,)."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        self.sizes = [tensor.numel() for tensor in tensors.values()]
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """The named tensors as views of a flat one."""
+        parts = flat.split(self.sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """The named tensors as copies."""
+        return {name: view.clone() for name, view in self.views(flat.detach()).items()}
+
+    def flat(self, tensors: dict[str, Tensor]) -> Tensor:
+        """(P,) float: the named tensors in one buffer; rows that the head has grown since are zero.
+
+        Raises:
+            Refused: a tensor is missing, or its shape is not that of the parameter or of one that grew from it.
+        """
+        dtype = {tensor.dtype for tensor in tensors.values()} or {torch.float32}
+        device = next(iter(tensors.values())).device if tensors else None
+        out = torch.zeros(sum(self.sizes), dtype=dtype.pop(), device=device)
+        for name, view in self.views(out).items():
+            tensor = tensors.get(name)
+            if tensor is None or tensor.shape[1:] != view.shape[1:] or tensor.shape[:1] > view.shape[:1]:
+                shape = None if tensor is None else tuple(tensor.shape)
+                raise Refused(f"{name} has shape {tuple(view.shape)}, but what is kept for it has shape {shape}")
+            view[: len(tensor)].copy_(tensor) if tensor.ndim else view.copy_(tensor)
+        return out
+
+
+class Descent:
+    """Gradient descent on a private copy of a network.
+
+    Args:
+        net: the user's module; copied, put into training mode, never changed.
+        model: start values; never changed.
+        fit: how to fit.
+        key: order of the batches and the module's own noise.
+        classes: (n,) labels that compete; all of the head when not given. Targets and logits count among these.
+        hold: (P,) bool in the layout of `flat`: entries that keep their bits, beside those that `fit.freeze` names.
+
+    Attributes:
+        flat: (P,) all parameters; `layout` says where each lies.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        model: Model,
+        fit: Fit,
+        key: int,
+        classes: Tensor | None = None,
+        hold: Tensor | None = None,
+    ) -> None:
+        self.fit, self.key, self.labels, self.kept = fit, key, model.labels, model.moments
+        self.layout = Layout(model.params)
+        self.flat = self.layout.flat(model.params)
+        self.device = self.flat.device
+        self.net = copy.deepcopy(net).to(self.device).train()
+        self.leaves = self._leaves(model, frozen := {n for n, p in net.named_parameters() if not p.requires_grad})
+        self.rows = None if classes is None else rows_of(model.labels, classes)
+        if self.rows is not None and torch.equal(self.rows, torch.arange(len(model.labels), device=self.device)):
+            self.rows = None
+        self._grads = torch.zeros_like(self.flat)
+        self._views = list(self.layout.views(self._grads).values())
+        self._point = nn.Parameter(self.flat)
+        self._optimizer = self._stock()
+        self._hold(hold, frozen)
+        self._losses: list[Tensor] = []
+        self._calls = self._steps = self._total = 0
+
+    def _leaves(self, model: Model, frozen: set[str]) -> list[nn.Parameter]:
+        """Makes the private module's parameters views of the flat buffer, and its buffers copies."""
+        views = self.layout.views(self.flat)
+        leaves: list[nn.Parameter] = []
+        for name, param in self.net.named_parameters():
+            param.data = views[name]
+            param.requires_grad_(True)
+            leaves.append(param)
+        for name, buffer in self.net.named_buffers():
+            buffer.data = model.stats[name].clone()
+        return leaves
+
+    def _stock(self) -> torch.optim.Optimizer:
+        fit, point = self.fit, [self._point]
+        common: dict[str, Any] = {"lr": fit.lr, "weight_decay": fit.weight_decay}
+        match fit.optimizer:
+            case "sgd":
+                return torch.optim.SGD(point, momentum=fit.momentum, nesterov=fit.nesterov, **common)
+            case "adam":
+                return torch.optim.Adam(point, fused=True, **common)
+            case "adamw":
+                return torch.optim.AdamW(point, fused=True, **common)
+            case "rmsprop":
+                return torch.optim.RMSprop(point, momentum=fit.momentum, **common)
+
+    def _hold(self, hold: Tensor | None, frozen: set[str]) -> None:
+        """Marks what may not move: a decay or kept moments would move a weight whose gradient is zero."""
+        held = torch.zeros_like(self.flat, dtype=torch.bool) if hold is None else hold.clone()
+        patterns = [pattern.strip() for pattern in self.fit.freeze.split(",") if pattern.strip()]
+        for pattern in patterns:
+            if not any(fnmatch(name, pattern) for name in self.layout.shapes):
+                names = ", ".join(self.layout.shapes)
+                raise Refused(f"fit.freeze names {pattern!r}, which matches no parameter; there are {names}")
+        for name, view in self.layout.views(held).items():
+            if name in frozen or any(fnmatch(name, pattern) for pattern in patterns):
+                view.fill_(True)
+        self._keep: Tensor | None = None
+        if held.any():
+            self._keep = (~held).to(self.flat.dtype)
+            self._held = self.flat * held
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (B, n) of the competing labels, in training mode; the module's own noise repeats with the key."""
+        self._calls += 1
+        cuda = self.device.type == "cuda"
+        outer = torch.cuda.get_rng_state(self.device) if cuda else torch.get_rng_state()
+        seed = fold(self.key, "noise", self._calls) >> 1
+        try:
+            torch.cuda.manual_seed(seed) if cuda else torch.default_generator.manual_seed(seed)
+            logits: Tensor = self.net(x)
+        finally:
+            torch.cuda.set_rng_state(outer, self.device) if cuda else torch.set_rng_state(outer)
+        return logits if self.rows is None else logits.index_select(1, self.rows)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """(N,) the place of each label among those that compete.
+
+        Raises:
+            Refused: a label is not among them.
+        """
+        shown = self.labels if self.rows is None else self.labels[self.rows]
+        order = shown.argsort()
+        place = torch.searchsorted(shown[order], labels.to(self.device)).clamp_(max=max(len(shown) - 1, 0))
+        if not len(shown) or not torch.equal(shown[order][place], labels.to(self.device)):
+            known = ", ".join(map(str, shown.tolist()))
+            raise Refused(f"a label is out of range: the labels that compete are {known or 'none'}")
+        return order[place]
+
+    def batches(self, examples: Examples) -> Iterator[Batch]:
+        """Batches of one task, epochs or steps long: x (B, ...) scaled, y (B,) among the competing labels.
+
+        Raises:
+            Diverged: the loss is no longer finite.
+        """
+        examples = examples.materialise(self.device)
+        size, self._total = length(self.fit, n := len(examples))
+        targets = self.targets(examples.labels)
+        home = examples.labels.device
+        width = max(1, examples.raw(torch.zeros(1, dtype=torch.int64, device=home)).numel())
+        block, epoch = size * max(1, BLOCK // (width * size)), 0
+        watcher = _watcher.get()
+        while self._steps < self._total:
+            order = permutation(fold(self.key, "order", epoch), n) if self.fit.order == "shuffled" else torch.arange(n)
+            for rows in order.to(home).split(block):
+                x, y, rows = examples.take(rows)
+                y = targets.index_select(0, rows.to(self.device))
+                for batch in zip(x.to(self.device).split(size), y.split(size), rows.split(size), strict=True):
+                    yield Batch(*batch)
+                    if self._steps == self._total:
+                        break
+                self._check(watcher)
+                if self._steps == self._total:
+                    break
+            epoch += 1
+
+    def _check(self, watcher: Callable[[Progress], None] | None) -> None:
+        loss = float(self._losses[-1]) if self._losses else 0.0
+        if not abs(loss) < float("inf"):
+            raise Diverged(
+                f"the loss is {loss} after {self._steps} steps: training diverged. "
+                f"Lower fit.lr (now {self.fit.lr:g}), set fit.clip, or lower the method's strength"
+            )
+        if watcher is not None:
+            watcher(Progress(self._steps, self._total, loss))
+
+    def grad(self, loss: Tensor, into: Tensor | None = None) -> Tensor:
+        """(P,) the gradient of a scalar loss; zero where the loss does not depend on a parameter.
+
+        Written into one buffer that the next call writes again; `into` names another.
+        """
+        if len(self._losses) == self._steps:
+            self._losses.append(loss.detach())
+        views = self._views if into is None else list(self.layout.views(into).values())
+        grads = torch.autograd.grad(loss, self.leaves, allow_unused=True, materialize_grads=True)
+        torch._foreach_copy_(views, grads)
+        return self._grads if into is None else into
+
+    def step(self, grads: Tensor) -> None:
+        """Clips, follows the schedule and moves the parameters along (P,) gradients; held entries keep their bits."""
+        if self._keep is not None:
+            grads.mul_(self._keep)
+        if self.fit.clip is not None:
+            norm = torch.linalg.vector_norm(grads)
+            grads.mul_((self.fit.clip / (norm + 1e-6)).clamp_(max=1.0))
+        if self._steps == 0 and self.kept:
+            self._resume(self.kept)
+        self._optimizer.param_groups[0]["lr"] = self._rate()
+        self._point.grad = grads
+        self._optimizer.step()
+        if self._keep is not None:
+            torch.addcmul(self._held, self.flat, self._keep, out=self.flat)
+        self._steps += 1
+
+    def _rate(self) -> float:
+        fit, step = self.fit, self._steps
+        if step < fit.warmup:
+            return fit.lr * (step + 1) / fit.warmup
+        if fit.schedule == "cosine":
+            return fit.lr * 0.5 * (1 + cos(pi * (step - fit.warmup) / max(1, self._total - fit.warmup)))
+        return fit.lr
+
+    def _resume(self, moments: dict[str, dict[str, Tensor]]) -> None:
+        """Continues an optimiser. Moments of another shape would make a fused optimiser read foreign memory."""
+        slots = self._optimizer.state[self._point]
+        for slot, tensors in moments.items():
+            slots[slot] = tensors[""].clone() if "" in tensors else self.layout.flat(tensors)
+
+    @property
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """The optimiser's moments by slot and parameter; a count of steps has the parameter name ""."""
+        slots = self._optimizer.state.get(self._point, {})
+        kept = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
+        return {
+            slot: self.layout.named(value) if value.shape == self.flat.shape else {"": value.clone()}
+            for slot, value in kept.items()
+        }
+
+    @property
+    def model(self) -> Model:
+        """What was learned so far, as copies.
+
+        Raises:
+            Diverged: a parameter is no longer finite.
+        """
+        if not bool(torch.isfinite(self.flat).all()):
+            raise Diverged(
+                f"the weights are no longer finite after {self._steps} steps: training diverged. "
+                f"Lower fit.lr (now {self.fit.lr:g}), set fit.clip, or lower the method's strength"
+            )
+        stats = {name: buffer.detach().clone() for name, buffer in self.net.named_buffers()}
+        moments = self.moments if self.fit.moments == "kept" else {}
+        return Model(self.layout.named(self.flat), stats, self.labels, moments)
+
+    @property
+    def trace(self) -> Trace:
+        """The loss of every batch before its step."""
+        return Trace(torch.stack(self._losses).float().cpu() if self._losses else torch.zeros(0))
+
+
+def minimise(
+    net: nn.Module, model: Model, fit: Fit, task: Task, key: int, hold: Tensor | None = None
+) -> tuple[Model, Trace]:
+    """Fits a model to one task by cross-entropy: the five lines, for whoever needs no more."""
+    descent = Descent(net, model, fit, key, competing(fit, task), hold)
+    for batch in descent.batches(task.examples):
+        descent.step(descent.grad(F.cross_entropy(descent(batch.x), batch.y)))
+    return descent.model, descent.trace
