@@ -56,9 +56,8 @@ def start(net: nn.Module, fit: Fit, key: int) -> Model:
     if fit.start == "fresh":
         with torch.random.fork_rng(devices=[]):
             for name, layer in net.named_modules():
-                if callable(reset := getattr(layer, "reset_parameters", None)) and any(
-                    True for _ in layer.parameters()
-                ):
+                reset, sizes = getattr(layer, "reset_parameters", None), [p.numel() for p in layer.parameters()]
+                if callable(reset) and sizes and all(sizes):
                     torch.default_generator.manual_seed(fold(key, "start", name) >> 1)
                     reset()
     params = {name: param.detach().clone() for name, param in net.named_parameters()}
@@ -152,3 +151,34 @@ def narrow(answer: Answer, id: TaskId | None) -> Answer:
         return answer
     rows = rows_of(answer.labels, id.classes)
     return answer._replace(logits=answer.logits[:, rows], labels=answer.labels[rows])
+
+
+def probe(net: nn.Module, fit: Fit, x: Tensor) -> str:
+    """The name of the head, found by one forward pass: the Linear layer whose output is the net's.
+
+    Raises:
+        Refused: the net cannot take inputs x (B, ...), or does not answer with (B, rows).
+    """
+    outputs: dict[str, object] = {}
+    module = evaluation(net)
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out, name=name: outputs.__setitem__(name, out))
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    try:
+        with torch.no_grad():
+            logits = module(x)
+    except RuntimeError as error:
+        raise Refused(f"the net cannot take inputs of shape {tuple(x.shape[1:])}: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        raise Refused(f"the net must answer a batch of B inputs with (B, rows) logits, and answers {_shape(logits)}")
+    last = [name for name, out in outputs.items() if out is logits]
+    return head_of(net, fit) if fit.head or not last else last[0]
+
+
+def _shape(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -1,0 +1,154 @@
+"""Exams and metrics: from a state to a row of R, and from R to what the field reports.
+
+R[i, j] is the accuracy on task j after learning task i; row 0 was taken before any learning. Cells are fractions; a
+cell that could not be measured is NaN, never 0, and a figure that follows from one is NaN with a reason.
+
+Definitions: D. Lopez-Paz, M. Ranzato, "Gradient episodic memory for continual learning", 2017, arXiv 1706.08840 (ACC,
+BWT, FWT); A. Chaudhry et al., "Riemannian walk for incremental learning", 2018, arXiv 1801.10112 (forgetting).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from perdure.contract import Answer, Examples, Method, Scenario, TaskId
+from perdure.model import narrow
+from perdure.rng import permutation
+
+BATCH = 1024  # examples a forward pass of an exam
+UNSEEN = "its labels were never seen"
+Matrix = NDArray[np.float64]
+
+
+class Exam(Protocol):
+    """What an exam needs: examples, and whose they are."""
+
+    @property
+    def examples(self) -> Examples: ...
+    @property
+    def id(self) -> TaskId: ...
+
+
+class Cell(NamedTuple):
+    """The accuracy on one exam, a fraction; NaN where the method has no row for any of its labels."""
+
+    asked: float  # as the scenario asks: with the id in GG, without elsewhere
+    given: float  # with the id; NaN in NNs, which has none
+
+
+def _hits(answer: Answer, y: Tensor) -> Tensor:
+    return (answer.labels[answer.logits.argmax(1)] == y).sum()
+
+
+def _measurable(answer: Answer, classes: Tensor) -> bool:
+    return bool(torch.isin(answer.labels, classes.to(answer.labels.device)).any())
+
+
+def examine(
+    method: Method,
+    ready: Any,
+    exam: Exam,
+    scenario: Scenario,
+    limit: int | None = None,
+    device: torch.device | None = None,
+) -> Cell:
+    """The accuracy on one exam as the scenario asks it, and with the id given (NaN in NNs, which has no ids).
+
+    Args:
+        limit: examine so many of its examples, the same ones every time.
+        device: where the state is.
+    """
+    n = len(exam.examples)
+    rows = torch.arange(n) if limit is None or limit >= n else permutation(0, n)[:limit].sort().values
+    asked_id = exam.id if scenario is Scenario.GG else None
+    asked, given = torch.zeros((), device=device), torch.zeros((), device=device)
+    given_measured = scenario is not Scenario.NNS
+    for part in rows.split(BATCH):
+        batch = exam.examples.take(part)
+        x, y = batch.x.to(device), batch.y.to(device)
+        answer = method.predict(ready, x, asked_id)
+        if not _measurable(answer, exam.id.classes):
+            return Cell(float("nan"), float("nan"))
+        hits = _hits(answer, y)
+        asked += hits
+        if not given_measured:
+            continue
+        if asked_id is None:
+            narrowed = narrow(answer, exam.id) if answer.task is None else method.predict(ready, x, exam.id)
+            given_measured = _measurable(narrowed, exam.id.classes)
+            if given_measured:
+                given += hits if narrowed.labels is answer.labels else _hits(narrowed, y)
+        else:
+            given += hits
+    return Cell(float(asked) / len(rows), float(given) / len(rows) if given_measured else float("nan"))
+
+
+def acc(R: Matrix) -> float:
+    """ACC: mean accuracy over all tasks after the last."""
+    return float(R[-1].mean())
+
+
+def bwt(R: Matrix) -> float:
+    """BWT: mean over tasks but the last of R[T, i] - R[i, i]; NaN for one task. Negative: forgetting."""
+    final, learned = R[-1, :-1], np.diagonal(R, -1)[:-1]
+    return float((final - learned).mean()) if len(final) else float("nan")
+
+
+def fwt(R: Matrix) -> float:
+    """FWT: mean over tasks but the first of R[i-1, i] - R[0, i]; NaN for one task, or where labels were never seen."""
+    before, fresh = np.diagonal(R)[1:], R[0, 1:]
+    return float((before - fresh).mean()) if len(fresh) else float("nan")
+
+
+def forgetting(R: Matrix) -> float:
+    """Mean over tasks j but the last of max_l R[l, j] - R[T, j], l from 1 to T-1; NaN for one task.
+
+    Rows before task j was learned count too, as in the paper, where they were measured.
+    """
+    T = R.shape[1]
+    best = [max(R[j + 1 : T, j].max(), np.nanmax(R[1:T, j])) - R[T, j] for j in range(T - 1)]
+    return float(np.mean(best)) if best else float("nan")
+
+
+def seen(R: Matrix) -> Matrix:
+    """(T,) the mean accuracy over the tasks seen so far, after each task."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.array([R[i, :i].mean() for i in range(1, len(R))])
+
+
+def learning_speed(losses: Tensor, fresh: Tensor) -> float:
+    """How much faster a task was learned than by a fresh network: 1 - (mean loss) / (mean fresh loss).
+
+    Both are traces of the same batches, over the steps that both took; 0 is no faster, negative is slower.
+    """
+    steps = min(len(losses), len(fresh))
+    return 1.0 - float(losses[:steps].mean()) / float(fresh[:steps].mean()) if steps else float("nan")
+
+
+def reasons(R: Matrix, begins: Sequence[int], ends: Sequence[int], taken: Sequence[int]) -> dict[str, str]:
+    """Why cells and figures are NaN: {"R[0,1]": reason, "fwt": reason}. `taken`: the rows that were asked for."""
+    out: dict[str, str] = {}
+    for i, j in np.argwhere(np.isnan(R)).tolist():
+        out[f"R[{i},{j + 1}]"] = UNSEEN if i in taken else "this row was not asked for (exam rows)"
+    if R.shape[1] < 2:
+        out |= dict.fromkeys(("bwt", "fwt", "forgetting"), "one task alone can neither forget nor transfer")
+    straddled = [j for j in range(1, len(begins)) if begins[j] < ends[j - 1]]
+    if straddled:
+        out["fwt"] = (
+            f"a chunk straddles the border before task {straddled[0] + 1}, so it was partly learned before its exam"
+        )
+    for name, figure in (("acc", acc), ("bwt", bwt), ("fwt", fwt), ("forgetting", forgetting)):
+        if np.isnan(figure(R)) and name not in out:
+            needed = {"acc": R[-1:], "fwt": R[:1]}.get(name, R)
+            cells = np.argwhere(np.isnan(needed))
+            row = len(R) - 1 if name == "acc" else int(cells[0][0]) if len(cells) else 0
+            out[name] = out.get(f"R[{row},{int(cells[0][1]) + 1}]", UNSEEN) if len(cells) else UNSEEN
+    return out

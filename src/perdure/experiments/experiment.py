@@ -1,0 +1,286 @@
+"""An experiment: a stream, a method and their options as plain data, and how it is carried out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import perdure
+from perdure import nets, streams
+from perdure.contract import Method, Refused, Scenario
+from perdure.experiments.options import build_method, method_class, typed, unknown
+from perdure.fold import Moment, Setting, claimed, live, suited
+from perdure.methods import METHODS
+from perdure.result import Result
+from perdure.store import read_json
+from perdure.streams import Stream
+
+FORMAT = 1  # of `experiment.json`
+NET = "mlp:400-400"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What to run, as plain data. `options` are the dotted ones: {"fit.lr": 0.1, "method.lam": 10.0, "stream.seed": 3}.
+
+    Args:
+        stream: KIND-BASE ("permuted-mnist"), or a file of arrays ("my.npz").
+        method: a name, or FILE.py:CLASS.
+        tasks: how many; the stream's own number when not given.
+        examples_per_task: of the training examples, drawn by key; exams stay whole.
+        scenario: gg, gns, gnu, nns (or task, domain, class, free); the stream's own when not given.
+        seeds: of the learner; a run each.
+        net: mlp:400-400, conv:16-32, ...
+        data_root: where data sets are looked for first.
+        setting: how it is carried out.
+    """
+
+    stream: str
+    method: str
+    tasks: int | None = None
+    examples_per_task: int | None = None
+    scenario: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    net: str = NET
+    data_root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    setting: Setting = Setting()
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise Refused("there must be at least one seed")
+        for name in ("tasks", "examples_per_task"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise Refused(f"{name} is {value}; it must be at least 1")
+        for option in self.options:
+            if option.partition(".")[0] not in ("fit", "method", "stream"):
+                raise unknown("option", option, ["fit.", "method.", "stream."])
+
+    def part(self, name: str) -> dict[str, Any]:
+        """The options of one part: fit, method or stream."""
+        return {key.partition(".")[2]: value for key, value in self.options.items() if key.partition(".")[0] == name}
+
+
+def prepare(experiment: Experiment, net: nn.Module | None = None) -> tuple[Method, Stream]:
+    """The method and the stream of an experiment, checked against each other, before any work.
+
+    Raises:
+        Refused: with what is wrong.
+    """
+    cls = method_class(experiment.method)
+    build_method(cls, nn.Identity(), experiment.part("method"), experiment.part("fit"))  # bad options first, then data
+    stream = streams.build(
+        experiment.stream,
+        tasks=experiment.tasks,
+        scenario=experiment.scenario,
+        examples_per_task=experiment.examples_per_task,
+        data_root=experiment.data_root,
+        options=experiment.part("stream"),
+    )
+    if net is None:
+        net = nets.build(experiment.net, stream.shape, 1 if stream.labels is None else int(stream.labels.max()) + 1)
+    return suited(build_method(cls, net, experiment.part("method"), experiment.part("fit")), stream), stream
+
+
+def resolved(experiment: Experiment, method: Method, stream: Stream) -> dict[str, Any]:
+    """Everything that decided a run, as plain JSON."""
+    hyper = {f.name: getattr(method, f.name) for f in fields(method) if f.name not in ("net", "fit")}
+    return {
+        "experiment": asdict(experiment),
+        "method": hyper,
+        "fit": asdict(method.fit),
+        "net": {"name": experiment.net, "shape": list(stream.shape), "labels": _rows(method)},
+        "scale": stream.scale._asdict(),
+        "classes": [] if stream.scenario is Scenario.NNS else [exam.id.classes.tolist() for exam in stream.exams],
+        "versions": {
+            "perdure": perdure.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {"processor": platform.machine(), "threads": experiment.setting.threads or torch.get_num_threads()},
+        "command": command(experiment),
+    }
+
+
+def _rows(method: Method) -> int:
+    head = method.net.get_submodule(method.fit.head)
+    assert isinstance(head, nn.Linear)
+    return head.out_features
+
+
+def command(experiment: Experiment) -> str:
+    """The command line that runs an experiment."""
+    words = ["perdure", "run", experiment.stream, experiment.method]
+    plain = asdict(experiment) | asdict(experiment.setting)
+    for item in (*fields(Experiment), *fields(Setting)):
+        value = plain[item.name]
+        if item.name in ("stream", "method", "options", "setting", "seeds") or value == item.default:
+            continue
+        flag = "--" + item.name.replace("_", "-")
+        words += [flag] if value is True else [flag, str(value)]
+    if len(experiment.seeds) > 1:
+        words += ["--seeds", str(len(experiment.seeds))]
+    elif experiment.seeds != (0,):
+        words += ["--seed", str(experiment.seeds[0])]
+    for name, value in experiment.options.items():
+        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    return " ".join(words)
+
+
+def execute(
+    experiment: Experiment,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    net: nn.Module | None = None,
+    watch: Callable[[Moment], None] = lambda moment: None,
+) -> list[Result]:
+    """Runs an experiment, a result for each seed. With several seeds each has a folder of its own under `out`.
+
+    Args:
+        out: the run folder; nothing is saved when not given.
+        resume: continue what the folder holds.
+        net: a module of the user's own, instead of `experiment.net`.
+
+    Raises:
+        Refused: with what is wrong, before any work where it can be known; no run folder is left then.
+    """
+    method, stream = prepare(experiment, net)
+    if out is None or len(experiment.seeds) == 1:
+        return [_one(experiment, method, stream, seed, out, resume, watch) for seed in experiment.seeds]
+    with claimed(out, resume, {"format": FORMAT, **resolved(experiment, method, stream)}):
+        folders = {seed: out / f"seed-{seed}" for seed in experiment.seeds}
+        return [
+            _one(experiment, method, stream, seed, folder, (folder / "experiment.json").exists(), watch)
+            for seed, folder in folders.items()
+        ]
+
+
+def _one(
+    experiment: Experiment,
+    method: Method,
+    stream: Stream,
+    seed: int,
+    folder: Path | None,
+    resume: bool,
+    watch: Callable[[Moment], None],
+) -> Result:
+    record = {"format": FORMAT, **resolved(replace(experiment, seeds=(seed,)), method, stream)}
+    name = experiment.method.rpartition("/")[2]
+    return live(
+        method, stream, seed, experiment.setting, name=name, options=record, folder=folder, resume=resume, watch=watch
+    )
+
+
+def read_experiment(folder: Path) -> dict[str, Any]:
+    """`experiment.json` of a run folder.
+
+    Raises:
+        Refused: there is no run, or it is of another version of this format.
+    """
+    if not folder.is_dir():
+        raise Refused(f"there is no run folder {folder}")
+    if not (folder / "experiment.json").exists():
+        raise Refused(f"{folder} holds no run (no experiment.json)")
+    record = read_json(folder / "experiment.json")
+    found = record.get("format") if isinstance(record, dict) else None
+    if not isinstance(record, dict) or found != FORMAT:
+        raise Refused(
+            f"the run in {folder} has format {found}, and this version reads format {FORMAT}; "
+            "use the version of perdure that wrote it"
+        )
+    return record
+
+
+def recorded(folder: Path) -> Experiment:
+    """The experiment of a run folder."""
+    plain = read_experiment(folder)["experiment"]
+    try:
+        return Experiment(**{**plain, "seeds": tuple(plain["seeds"]), "setting": Setting(**plain["setting"])})
+    except (KeyError, TypeError) as error:
+        raise Refused(f"{folder / 'experiment.json'} is damaged: {error}") from error
+
+
+def continue_(
+    folder: Path,
+    *,
+    method: str | None = None,
+    net: nn.Module | None = None,
+    watch: Callable[[Moment], None] = lambda moment: None,
+) -> list[Result]:
+    """Continues the run in a folder.
+
+    Args:
+        method: FILE.py:CLASS again, where the run's method is the user's own: a folder alone never runs code.
+
+    Raises:
+        Refused: there is no run, or it cannot be continued.
+    """
+    experiment = recorded(folder)
+    _refuse_foreign(folder, experiment.method, method)
+    return execute(experiment, folder, resume=True, net=net, watch=watch)
+
+
+def _refuse_foreign(folder: Path, recorded: str, named: str | None) -> None:
+    if recorded not in METHODS and recorded != named:
+        raise Refused(
+            f"the run in {folder} uses {recorded}, a method of your own; name it again, so that its code may run: "
+            f"perdure run --resume {folder} STREAM {recorded}"
+        )
+
+
+def run(
+    stream: str,
+    method: str,
+    *,
+    tasks: int | None = None,
+    examples_per_task: int | None = None,
+    scenario: str | None = None,
+    seed: int = 0,
+    seeds: int | None = None,
+    net: str | nn.Module = NET,
+    data_root: str | None = None,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    **setting: Any,
+) -> Any:
+    """Learns a stream with a method, as `perdure run` does.
+
+    Args:
+        stream: "permuted-mnist", "split-digits", ... or a file of arrays.
+        method: "ewc", ... or "my_file.py:MyMethod".
+        seeds: run so many seeds, from `seed` on, and return a list of results.
+        net: "mlp:400-400", or a module of your own.
+        out: the run folder; nothing is saved when not given.
+        options: the dotted ones: {"fit.lr": 0.1, "method.lam": 10, "stream.seed": 3}.
+        setting: `device`, `threads`, `bf16`, `exam_rows`, `exam_examples`, `fresh`.
+
+    Returns:
+        a `Result`, or a list of them where `seeds` is given.
+
+    Raises:
+        Refused: with what is wrong and what to do.
+    """
+    experiment = Experiment(
+        stream,
+        method,
+        tasks,
+        examples_per_task,
+        scenario,
+        tuple(range(seed, seed + (1 if seeds is None else seeds))),
+        net if isinstance(net, str) else type(net).__name__,
+        data_root,
+        dict(options or {}),
+        Setting(**typed(Setting, setting, "setting")),
+    )
+    module = None if isinstance(net, str) else net
+    results = execute(experiment, None if out is None else Path(out), net=module)
+    return results[0] if seeds is None else results

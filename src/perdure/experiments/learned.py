@@ -1,0 +1,78 @@
+"""What a run has learned, loaded from its folder and ready to answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from perdure import nets
+from perdure.contract import Fit, Method, Ready, Refused, Scale, TaskId
+from perdure.experiments.experiment import read_experiment
+from perdure.experiments.options import method_class
+from perdure.methods import METHODS
+from perdure.model import with_outputs
+from perdure.result import read_record
+from perdure.store import Blobs, load_state
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a run has learned, ready to answer."""
+
+    method: Method
+    ready: Ready
+    scale: Scale
+    classes: list[list[int]]  # of each task; empty in NNs
+
+    def predict(self, x: Any, task: int | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(B,) labels of inputs x (B, ...), as the base data set stores them (uint8 images unscaled).
+
+        Args:
+            task: which task they are of, 1 for the first; inferred or not needed when not given.
+
+        Raises:
+            Refused: there is no such task, or the method cannot answer yet.
+        """
+        if task is not None and not 1 <= task <= len(self.classes):
+            raise Refused(f"there is no task {task}; there are {len(self.classes)}, counted from 1")
+        id = None if task is None else TaskId(task - 1, torch.tensor(self.classes[task - 1]))
+        parts = []
+        for part in torch.as_tensor(np.asarray(x)).split(1024):
+            answer = self.method.predict(self.ready, self.scale(part), id)
+            if not len(answer.labels):
+                raise Refused("nothing was learned that could answer this")
+            parts.append(answer.labels[answer.logits.argmax(1)])
+        return torch.cat(parts).numpy() if parts else np.zeros(0, np.int64)
+
+
+def load(folder: str | Path, method: type[Method] | None = None, net: nn.Module | None = None) -> Learned:
+    """What the run in a folder has learned so far.
+
+    Args:
+        method: the class, where it is the user's own; a folder alone never runs code.
+        net: the user's own module, where the run had one.
+
+    Raises:
+        Refused: there is no run, it was damaged, or it needs `method` or `net`.
+    """
+    folder = Path(folder)
+    record = read_experiment(folder)
+    if (seeds := sorted(folder.glob("seed-*"))) and not (folder / "result.json").exists():
+        raise Refused(f"{folder} holds a run for each seed; load one of them: {seeds[0]}")
+    name = record["experiment"]["method"]
+    if method is None and name not in METHODS:
+        raise Refused(
+            f"the run in {folder} uses {name}, a method of your own; give its class: load({str(folder)!r}, method=...)"
+        )
+    shape, rows, fit = tuple(record["net"]["shape"]), record["net"]["labels"], Fit(**record["fit"])
+    if net is None:
+        net = nets.build(record["net"]["name"], shape, rows)
+    cls = method or method_class(name)
+    built = cls(net=with_outputs(net, fit, rows), fit=fit, **record["method"])
+    state = load_state(Blobs(folder / "states"), read_record(folder)["state"], cls.states)
+    return Learned(built, built.ready(state), Scale(**record["scale"]), record["classes"])

@@ -1,0 +1,82 @@
+"""ER, experience replay: learn every batch together with as many exemplars from a small memory.
+
+    L    = mean over [B_t ; B_M] of CE(f(x), y),    B_M ~ M, |B_M| = |B_t|
+    M_r <- x_n,    r ~ U{0..n-1}, if r < slots      the n-th example ever, after its step (reservoir)
+
+Reference: A. Chaudhry, M. Rohrbach, M. Elhoseiny, T. Ajanthan, P. K. Dokania, P. H. S. Torr, M. Ranzato, "On tiny
+    episodic memories in continual learning", 2019, arXiv 1902.10486.
+Deviations: exemplars are drawn with replacement. Where a task is learned in more than one pass, only the first offers
+    its examples to the memory, so that all have the same chance. Where only the task's own logits compete (GG), those
+    of an exemplar compete within the task it came from.
+Memory: constant, the network and `slots` exemplars as they are stored, allocated when the first task is learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perdure.contract import Answer, Examples, Method, Refused, Scale, Task, TaskId, Trace
+from perdure.model import Model, answer, grow, start
+from perdure.ops.memory import Memory, Replay, allocate, enlist, rivals
+from perdure.train import Descent, competing, minimise
+
+
+class ERState(NamedTuple):
+    """A network and its memory."""
+
+    model: Model
+    memory: Memory | None  # none before the first task, which gives the inputs their shape
+    sets: tuple[Tensor, ...]  # the sets of labels that compete among themselves; none where all labels compete
+    set: Tensor  # (M,) int32, the set of each exemplar
+
+
+@dataclass(frozen=True, eq=False)
+class ER(Method):
+    """Experience replay from a reservoir.
+
+    Args:
+        slots: exemplars in memory; with 0 nothing is replayed.
+    """
+
+    slots: int = 1000
+
+    states: ClassVar = (ERState, Model, Memory, Scale)
+    off: ClassVar = {"slots": 0}
+
+    def __post_init__(self) -> None:
+        if self.slots < 0:
+            raise Refused(f"method.slots is {self.slots}; it must not be negative (0 replays nothing)")
+
+    def init(self, key: int, background: Examples | None = None) -> ERState:
+        return ERState(start(self.net, self.fit, key), None, (), torch.zeros(self.slots, dtype=torch.int32))
+
+    def learn(self, state: ERState, task: Task, key: int) -> tuple[ERState, Trace]:
+        model = grow(self.net, self.fit, state.model, task)
+        if not self.slots:
+            model, trace = minimise(self.net, model, self.fit, task, key)
+            return state._replace(model=model), trace
+        sets, own = enlist(state.sets, competing(self.fit, task))
+        bias = rivals(model.labels, sets)
+        descent = Descent(self.net, model, self.fit, key, sets[0] if len(sets) == 1 else None)
+        examples = task.examples.materialise()
+        replay = Replay(state.memory or allocate(self.slots, examples), examples, descent, key)
+
+        def owners() -> Tensor:
+            return torch.where(replay.rows < 0, state.set, own)
+
+        for batch in descent.batches(examples):
+            old = replay.draw(len(batch.y))
+            logits = descent(torch.cat([batch.x, old.x]))
+            if bias is not None:
+                logits = logits + bias[torch.cat([torch.full_like(batch.y, own), owners()[old.rows]])]
+            descent.step(descent.grad(F.cross_entropy(logits, torch.cat([batch.y, old.y]))))
+            replay.write(batch)
+        return ERState(descent.model, replay.memory, sets, owners()), descent.trace
+
+    def predict(self, ready: ERState, x: Tensor, id: TaskId | None = None) -> Answer:
+        return answer(self.net, ready.model, x, id)

@@ -1,0 +1,198 @@
+"""PackNet: every task packs its largest weights into what is still free, and they never change again.
+
+For the t-th task, with W the trunk (all but the head) and owner 0 where a weight is free:
+
+    train     the free weights, through all that are owned:   min L_t(where(owner < t, W, 0) frozen, free W)
+    prune     in each layer the share q of them with the smallest |w|: w = 0, owner = 0
+    retrain   the survivors, at a tenth of the learning rate
+    freeze    owner = t, for good; the task keeps its own head
+
+    bind(W, t) = where(1 <= owner <= t, W, 0)                 the weights of task t at every later exam
+
+Before task t the share q^(t-1) of the weights is free. A withheld id is inferred: the task with the lowest entropy
+answers.
+
+Reference: A. Mallya, S. Lazebnik, "PackNet: Adding multiple tasks to a single network by iterative pruning", 2018,
+arXiv 1711.05769.
+Deviations: `fit` says how long training and retraining take together; the paper's 20 and 10 epochs are the default
+split. Normalisation statistics are each task's own and not frozen after the first (bits stay, and a task may have
+other inputs). Exactly floor(q n) weights of a layer are freed, ties in order of place, where the authors' code frees
+every weight up to a cut-off. Moments are fresh in every phase, whatever `fit.moments` says. Inference by entropy is not
+in the paper, which is given the id.
+Memory: a byte a trunk weight, and for each task its head and statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.model import Model, answer, classes_of, grow, head_of, rows_of, start
+from perdure.ops.infer import lowest_entropy
+from perdure.rng import fold
+from perdure.train import length, minimise
+
+Params = dict[str, Tensor]
+
+
+class Part(NamedTuple):
+    """What belongs to one task alone."""
+
+    id: TaskId
+    head: Params
+    stats: dict[str, Tensor]
+
+
+class Packed(NamedTuple):
+    """One trunk that all tasks share, and whose each of its weights is."""
+
+    model: Model  # the trunk, and the head and statistics that every task starts from
+    owner: Params  # uint8 for each trunk parameter: 0 free, t of the t-th task
+    parts: tuple[Part, ...]  # in the order of learning
+
+
+class Bound(NamedTuple):
+    """A model for every task, by its index; `start` answers before the first."""
+
+    start: Model
+    tasks: dict[int, Model]
+
+
+def bind(params: Params, owner: Params, t: int) -> Params:
+    """The trunk as the t-th task uses it (1 for the first): its own weights and those of earlier tasks, else 0."""
+    return {name: params[name].where((mine > 0) & (mine <= t), 0.0) for name, mine in owner.items()}
+
+
+def prune(model: Model, owner: Params, t: int, q: float, layers: Sequence[str]) -> tuple[Model, Params]:
+    """Frees the floor(q n) smallest of the n weights that the t-th task owns in each layer, ties in order of place."""
+    params, owner = dict(model.params), dict(owner)
+    for name in layers:
+        mine = (owner[name].flatten() == t).nonzero()[:, 0]
+        order = params[name].flatten()[mine].abs().argsort(stable=True)
+        freed = mine[order[: int(q * len(mine))]]
+        for tensors in (params, owner):
+            tensors[name] = tensors[name].flatten().index_fill(0, freed, 0).view_as(tensors[name])
+    return model._replace(params=params), owner
+
+
+def held(model: Model, owner: Params, t: int) -> Tensor:
+    """(P,) bool: what the t-th task may not move. Its head (which has no owner) it may."""
+    params = model.params.items()
+    parts = [owner[name] != t if name in owner else torch.zeros_like(w, dtype=torch.bool) for name, w in params]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def freeze(state: Packed, model: Model, owner: Params, index: int) -> Packed:
+    """The state after a task: what it owns joins the trunk, its head and statistics are kept beside it."""
+    trunk = {name: model.params[name] if name in owner else w for name, w in state.model.params.items()}
+    head = {name: w for name, w in model.params.items() if name not in owner}
+    part = Part(TaskId(index, model.labels), head, model.stats)
+    return Packed(state.model._replace(params=trunk), owner, (*state.parts, part))
+
+
+@dataclass(frozen=True, eq=False)
+class PackNet(Method):
+    """Train, prune, retrain, freeze: old tasks are kept to the last bit until the network is full.
+
+    Biases and normalisation scales move during the first task only. Weights that `fit.freeze` names are never pruned.
+
+    Args:
+        prune: q, the share of its weights in each layer that a task gives back (0 to 1); higher leaves more to later
+            tasks and less to this one.
+        retrain: the share of the steps spent on retraining (0 to 1).
+    """
+
+    prune: float = 0.75
+    retrain: float = 1 / 3
+
+    scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})
+    memory: ClassVar = "task"
+    states: ClassVar = (Packed, Part, Model, TaskId)
+    isolates: ClassVar = True
+
+    def __post_init__(self) -> None:
+        for name in ("prune", "retrain"):
+            if not 0 < (value := getattr(self, name)) < 1:
+                raise Refused(f"method.{name} is {value}; it must lie between 0 and 1, both excluded")
+
+    def init(self, key: int, background: Examples | None = None) -> Packed:
+        model, head = start(self.net, self.fit, key), head_of(self.net, self.fit)
+        trunk = {name: w for name, w in model.params.items() if name.rpartition(".")[0] != head}
+        state = Packed(model, {name: torch.zeros_like(w, dtype=torch.uint8) for name, w in trunk.items()}, ())
+        if not self._layers(state):
+            raise Refused("PackNet packs the weights below the head, and this net has none that may move; add a layer")
+        return state
+
+    def learn(self, state: Packed, task: Task, key: int) -> tuple[Packed, Trace]:
+        t, layers = len(state.parts) + 1, self._layers(state)
+        long, short = self._phases(len(task.examples))
+        model, owner = self._begin(state, task), self._claim(state, t, layers)
+
+        model, trained = minimise(self.net, model, long, task, fold(key, "train"), held(model, owner, t))
+        model, owner = prune(model, owner, t, self.prune, layers)
+        model, retrained = minimise(self.net, model, short, task, fold(key, "retrain"), held(model, owner, t))
+        state = freeze(state, model, owner, t - 1 if task.id is None else task.id.index)
+        return state, Trace(torch.cat([trained.loss, retrained.loss]))
+
+    def ready(self, state: Packed) -> Bound:
+        tasks = {}
+        for t, part in enumerate(state.parts, 1):
+            params = {**bind(state.model.params, state.owner, t), **part.head}
+            tasks[part.id.index] = Model(params, part.stats, part.id.classes, {})
+        return Bound(state.model, tasks)
+
+    def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
+        if not ready.tasks:
+            return answer(self.net, ready.start, x, id)
+        if id is None:
+            return lowest_entropy({index: answer(self.net, model, x) for index, model in ready.tasks.items()})
+        if id.index in ready.tasks:
+            return answer(self.net, ready.tasks[id.index], x, id)
+        return Answer(x.new_zeros(len(x), 0), ready.start.labels[:0])
+
+    def _layers(self, state: Packed) -> list[str]:
+        """The weights to pack: trunk parameters of two or more dimensions that may move."""
+        frozen = [pattern.strip() for pattern in self.fit.freeze.split(",")]
+        return [
+            name
+            for name, w in self.net.named_parameters()
+            if name in state.owner and w.ndim > 1 and w.requires_grad and not any(fnmatch(name, p) for p in frozen)
+        ]
+
+    def _phases(self, examples: int) -> tuple[Fit, Fit]:
+        """How to train, and how to retrain."""
+        total = length(self.fit, examples)[1]
+        if total < 2:
+            raise Refused("PackNet trains and retrains: give fit at least 2 steps a task")
+        after = min(max(1, round(total * self.retrain)), total - 1)
+        fit = replace(self.fit, epochs=None, moments="fresh")
+        return replace(fit, steps=total - after), replace(fit, steps=after, lr=self.fit.lr / 10)
+
+    def _begin(self, state: Packed, task: Task) -> Model:
+        """The trunk as it is (free weights start at 0 after the first task) under the start values of a head."""
+        whole = grow(self.net, self.fit, state.model, task)
+        rows = rows_of(whole.labels, classes_of(task))
+        params = {name: w if name in state.owner else w[rows] for name, w in whole.params.items()}
+        return Model(params, whole.stats, whole.labels[rows], {})
+
+    def _claim(self, state: Packed, t: int, layers: Sequence[str]) -> Params:
+        """All that is free, owned by the t-th task.
+
+        Raises:
+            Refused: a layer has nothing left to give.
+        """
+        if t > 255:
+            raise Refused("PackNet counts owners in a byte: it learns at most 255 tasks; start a new learner")
+        for name in layers:
+            if not (state.owner[name] == 0).any():
+                raise Refused(
+                    f"the network is full: in {name} all {state.owner[name].numel()} weights are owned by the {t - 1} "
+                    f"tasks before this one. Use a wider net, or raise method.prune (now {self.prune:g})"
+                )
+        return {name: mine.masked_fill(mine == 0, t) for name, mine in state.owner.items()}

@@ -1,0 +1,147 @@
+"""The page: one HTML file on some runs, which needs no network, no script and no other file.
+
+It says in words what was forgotten, compares the experiments in one table, then shows each: R, curves, memory, loss,
+and how to run it again. Equal results give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from perdure.methods import METHODS
+from perdure.report import figures, table, verdict
+from perdure.report.table import Row
+
+if TYPE_CHECKING:
+    from perdure.result import Result
+
+SCENARIOS = {
+    "gg": "task-incremental: the id is given in training and at the exam",
+    "gns": "domain-incremental: the id is given in training, not at the exam; labels are shared",
+    "gnu": "class-incremental: the id is given in training, not at the exam; labels differ from task to task",
+    "nns": "task-free: no id is ever given; labels are shared",
+}
+LOSSES = 12  # rows of the table of losses
+APART = ("command", "versions", "machine")  # options that the page shows elsewhere
+
+
+def write(results: Sequence[Result], path: Path) -> Path:
+    """Writes the page and returns its path.
+
+    Args:
+        results: runs of any number of experiments, each over any number of seeds.
+
+    Raises:
+        Refused: there are no results, or one run is given twice.
+    """
+    rows = table.comparison(results)
+    reasons = list(dict.fromkeys(cell.reason for row in rows for cell in row.cells.values() if cell.reason))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("perdure.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    experiments = {row.label: row.results for row in rows}
+    page = environment.get_template("page.html").render(
+        title=_title(rows),
+        scenarios={row.scenario: SCENARIOS.get(row.scenario, "") for row in rows},
+        verdicts=[verdict.verdict(row.label, row.results) for row in rows],
+        rows=rows,
+        groups=_groups(rows),
+        columns=table.columns(rows),
+        text=table.text,
+        notes={reason: place for place, reason in enumerate(reasons, 1)},
+        overview=svg(figures.overview(experiments), "all") if len(rows) > 1 else None,
+        sections=[_section(row, place) for place, row in enumerate(rows, 1)],
+        runs=[_run(row, result) for row in rows for result in row.results],
+        environments=list(dict.fromkeys(filter(None, map(_environment, results)))),
+        citations={row.method: found for row in rows if (found := citation(row.method))},
+    )
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def svg(figure: Figure, prefix: str) -> Markup:
+    """A figure as an inline SVG: real text in the page's own font, ids that no other figure has, no metadata."""
+    file = io.StringIO()
+    with matplotlib.rc_context({**figures.STYLE, "svg.hashsalt": "perdure", "svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
+    return Markup(text.replace("<svg ", '<svg role="img" ', 1))  # noqa: S704 (matplotlib escapes what it draws)
+
+
+def citation(method: str) -> str | None:
+    """The `Reference:` paragraph of a method's own file; None for a method of the user's."""
+    if method not in METHODS:
+        return None
+    words = import_module(METHODS[method].partition(":")[0]).__doc__ or ""
+    found = re.search(r"^References?:\s*(.+?)\s*(?=^\w+:|^\s*$|\Z)", words, re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else None
+
+
+def _title(rows: Sequence[Row]) -> str:
+    streams = list(dict.fromkeys(f"{r.stream}, {r.tasks} task{'s' * (r.tasks > 1)}" for row in rows for r in row.results))
+    methods = list(dict.fromkeys(row.method for row in rows))
+    return f"{'; '.join(streams)}: {', '.join(methods)}"
+
+
+def _groups(rows: Sequence[Row]) -> dict[str, int]:
+    """How many columns each group of the table spans."""
+    names = [column.group for column in table.columns(rows)]
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def _section(row: Row, place: int) -> dict[str, Any]:
+    results, known = row.results, verdict.losses(verdict.mean_matrix(row.results))
+    T = results[0].tasks
+    shown = len(figures.chosen(T))
+    return {
+        "label": row.label,
+        "seeds": [result.seed for result in results],
+        "verdict": verdict.verdict(row.label, results),
+        "matrix": svg(figures.matrix(*results), f"r{place}"),
+        "given": svg(figures.matrix(*results, given=True), f"g{place}") if figures.differs(results) else None,
+        "curves": svg(figures.curves(*results), f"c{place}"),
+        "panels": f"{shown} of the {T} tasks, evenly chosen" if shown < T else "",
+        "memory": svg(figures.memory(*results), f"m{place}"),
+        "trace": svg(figures.trace(*results), f"t{place}"),
+        "losses": sorted(known, key=lambda loss: -loss.lost)[:LOSSES],
+        "unlisted": max(0, len(known) - LOSSES),
+        "undefined": _undefined(results[0]),
+    }
+
+
+def _undefined(result: Result) -> list[str]:
+    """Why cells of R are hatched, each reason once."""
+    return list(dict.fromkeys(why for cell, why in result.reasons.items() if cell.startswith("R[")))
+
+
+def _run(row: Row, result: Result) -> dict[str, Any]:
+    kept = {name: value for name, value in result.options.items() if name not in APART}
+    return {
+        "label": row.label,
+        "seed": result.seed,
+        "folder": result.run_dir,
+        "command": result.options.get("command"),
+        "options": table.flat(kept) if kept else {},
+    }
+
+
+def _environment(result: Result) -> str:
+    found = {name: result.options[name] for name in ("versions", "machine") if result.options.get(name)}
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in table.flat(found).items()) if found else ""
