@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from perdure.experiments import load, run
     from perdure.fold import live
     from perdure.result import Result
-    from perdure.streams import Stream
+    from perdure.streams.stream import Stream
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ _HOMES = {
     "Refused": "contract",
     "Result": "result",
     "Scenario": "contract",
-    "Stream": "streams",
+    "Stream": "streams.stream",
     "Task": "contract",
     "TaskId": "contract",
     "Trace": "contract",

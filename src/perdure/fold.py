@@ -26,7 +26,7 @@ from perdure.model import probe, with_outputs
 from perdure.result import FORMAT, Result, read_record, thinned
 from perdure.rng import fold
 from perdure.store import ASIDE, Blobs, load_state, locked, save_state, write_json
-from perdure.streams import Stream
+from perdure.streams.stream import Stream
 from perdure.train import Progress, for_scenario, length, watching
 
 

@@ -208,10 +208,11 @@ class Descent:
         for name, view in self.layout.views(held).items():
             if name in frozen or any(fnmatch(name, pattern) for pattern in patterns):
                 view.fill_(True)
-        self._keep: Tensor | None = None
-        if held.any():
-            self._keep = (~held).to(self.flat.dtype)
-            self._held = self.flat * held
+        self._free: Tensor | None = None
+        if held.any():  # as integers, since x * 1 + 0 would lose the sign of a zero
+            whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.flat.element_size()]
+            self._free = torch.where(held, 0, -1).to(whole)
+            self._held = self.flat.view(whole) & ~self._free
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, n) of the competing labels, in training mode; the module's own noise repeats with the key."""
@@ -291,8 +292,8 @@ class Descent:
 
     def step(self, grads: Tensor) -> None:
         """Clips, follows the schedule and moves the parameters along (P,) gradients; held entries keep their bits."""
-        if self._keep is not None:
-            grads.mul_(self._keep)
+        if self._free is not None:
+            grads.view(self._free.dtype).bitwise_and_(self._free)
         if self.fit.clip is not None:
             norm = torch.linalg.vector_norm(grads)
             grads.mul_((self.fit.clip / (norm + 1e-6)).clamp_(max=1.0))
@@ -301,8 +302,8 @@ class Descent:
         self._optimizer.param_groups[0]["lr"] = self._rate()
         self._point.grad = grads
         self._optimizer.step()
-        if self._keep is not None:
-            torch.addcmul(self._held, self.flat, self._keep, out=self.flat)
+        if self._free is not None:
+            self.flat.view(self._free.dtype).bitwise_and_(self._free).bitwise_or_(self._held)
         self._steps += 1
 
     def _rate(self) -> float:

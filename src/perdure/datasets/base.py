@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,11 +58,11 @@ def one_of(name: str, value: object, literal: Any) -> None:
         raise Refused(f"{name} is {value!r}; it must be one of {', '.join(get_args(literal))}")
 
 
-def scale_of(x: Tensor, how: Scaling) -> Scale:
-    """How stored x (N, ...) becomes network inputs.
+def scale_of(x: Tensor, how: Scaling, rows: Tensor | None = None) -> Scale:
+    """How stored x (N, ...) becomes network inputs, found on the given rows, or on all.
 
     unit: divided by the greatest stored value (255 for photographs, 16 for digits); numbers with a fraction are left
-    as they are. standard: one mean subtracted, divided by one standard deviation, over every number of x. none.
+    as they are. standard: one mean subtracted, divided by one standard deviation, over every stored number. none.
 
     Raises:
         Refused: `how` is none of these.
@@ -71,12 +70,18 @@ def scale_of(x: Tensor, how: Scaling) -> Scale:
     one_of("stream.scale", how, Scaling)
     if how == "none" or (how == "unit" and x.is_floating_point()):
         return Scale()
+    places = torch.arange(len(x)) if rows is None else rows
+    blocks = (x[part].flatten() for part in places.split(BLOCK))
     if how == "unit":
-        return Scale(factor=1 / (max(int(x.max()), -int(x.min())) or 1))
-    blocks = x.split(BLOCK)  # in blocks, for a double is eight times a byte
-    mean = sum(float(block.double().sum()) for block in blocks) / x.numel()
-    variance = sum(float((block.double() - mean).square().sum()) for block in blocks) / x.numel()
-    return Scale(mean, variance**-0.5 if variance else 1.0)
+        return Scale(factor=1 / (max(max(int(block.max()), -int(block.min())) for block in blocks) or 1))
+    total = squares = count = 0.0
+    for block in blocks:
+        numbers = block.double()  # in which sums of integers are exact
+        total, squares = total + float(numbers.sum()), squares + float(numbers.dot(numbers))
+        count += len(numbers)
+    mean = total / count
+    variance = squares / count - mean**2
+    return Scale(mean, variance**-0.5 if variance > 0 else 1.0)
 
 
 def stratified(labels: Tensor, share: float, key: int) -> tuple[Tensor, Tensor]:
@@ -90,48 +95,3 @@ def stratified(labels: Tensor, share: float, key: int) -> tuple[Tensor, Tensor]:
         places = (shuffled == label).nonzero()[:, 0]
         dealt[places[: max(round(share * len(places)), min(1, len(places) - 1))]] = True
     return order[~dealt], order[dealt]
-
-
-def inputs(name: str, x: np.ndarray[Any, Any]) -> Tensor:
-    """An array as inputs (N, ...): small integers as they are, numbers with a fraction as float32.
-
-    Raises:
-        Refused: it holds anything but real, finite numbers, or no example at all.
-    """
-    if x.dtype.kind not in "biuf":
-        raise Refused(f"{name} holds {x.dtype}, not numbers; save it as an integer or float array")
-    if x.ndim < 2 or not x.size:
-        raise Refused(f"{name} has shape {x.shape}; it needs one row an example: (N, ...) with N at least 1")
-    if x.dtype.kind == "f":
-        x = x.astype(np.float32, copy=False)
-        if not (fine := np.isfinite(x).reshape(len(x), -1).all(1)).all():
-            raise Refused(f"{name} holds NaN or infinite numbers, first in row {fine.argmin()}; fill or drop such rows")
-    elif x.dtype != np.uint8:
-        x = x.astype({"b": np.uint8, "i": x.dtype, "u": np.int64}[x.dtype.kind], copy=False)
-    return torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
-
-
-def numbered(name: str, y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Labels (N,) as they are if integers, as integers if whole numbers; names stay names.
-
-    Raises:
-        Refused: labels of another shape or kind, negative, or with a fraction.
-    """
-    if y.dtype.kind not in "biufUS":
-        raise Refused(f"{name} holds {y.dtype}; labels are integers or strings")
-    if y.ndim != 1:
-        raise Refused(f"{name} has shape {y.shape}; it needs one label an example: (N,)")
-    if y.dtype.kind in "US":
-        return y.astype(str)
-    if y.dtype.kind == "f" and not (np.isfinite(y) & (y == np.floor(y))).all():
-        raise Refused(f"{name} holds labels that are not whole numbers; labels are integers or strings")
-    if y.size and y.min() < 0:
-        raise Refused(f"{name} holds the label {int(y.min())}; labels must not be negative")
-    return y.astype(np.int64)
-
-
-def same_length(**arrays: Any) -> None:
-    """Refuses arrays of different lengths."""
-    if len({len(array) for array in arrays.values()}) > 1:
-        lengths = ", ".join(f"{name} has {len(array)}" for name, array in arrays.items())
-        raise Refused(f"{lengths}: give one of each an example")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,12 +16,24 @@ from torch import nn
 import perdure
 from perdure import nets, streams
 from perdure.contract import Method, Refused, Scenario
-from perdure.experiments.options import build_method, method_class, typed, unknown
+from perdure.experiments import presets
+from perdure.experiments.options import (
+    FIT,
+    Part,
+    build_method,
+    described,
+    flag,
+    method_class,
+    of_method,
+    of_stream,
+    typed,
+    unknown,
+)
 from perdure.fold import Moment, Setting, claimed, live, suited
 from perdure.methods import METHODS
 from perdure.result import Result
 from perdure.store import read_json
-from perdure.streams import Stream
+from perdure.streams.stream import Stream
 
 FORMAT = 1  # of `experiment.json`
 NET = "mlp:400-400"
@@ -63,9 +76,43 @@ class Experiment:
             if option.partition(".")[0] not in ("fit", "method", "stream"):
                 raise unknown("option", option, ["fit.", "method.", "stream."])
 
-    def part(self, name: str) -> dict[str, Any]:
-        """The options of one part: fit, method or stream."""
-        return {key.partition(".")[2]: value for key, value in self.options.items() if key.partition(".")[0] == name}
+
+def seeds_of(seed: int = 0, seeds: int | None = None) -> tuple[int, ...]:
+    """The seeds of the learner.
+
+    Args:
+        seed: of the learner: start values, order, noise. The stream has its own (stream.seed).
+        seeds: run so many seeds, from `seed` on.
+    """
+    return tuple(range(seed, seed + (1 if seeds is None else seeds)))
+
+
+GENERAL = (
+    Part("", Experiment, ("stream", "method", "seeds", "options", "setting")),
+    Part("", seeds_of),
+    Part("", Setting),
+)
+
+
+def plan(
+    stream: str, method: str, given: Mapping[str, Any], preset: str | None = None, config: str | Path | None = None
+) -> Experiment:
+    """The experiment that options mean, by name: {"tasks": 3, "fit.lr": 0.1}; strings are parsed.
+
+    What is given beats the file `config` (YAML, the same names), which beats the preset, which beats the defaults.
+
+    Raises:
+        Refused: an unknown stream, method, preset or option (the nearest is named), or a value of the wrong type.
+    """
+    parts = (*GENERAL, FIT, of_method(method_class(method)), of_stream(stream))
+    options = presets.gathered(given, preset, config)
+    known = [option.name for part in parts for option in described(part)]
+    for name in options:
+        if name not in known:
+            raise unknown("option", flag(name), map(flag, known), f"See: perdure run {stream} {method} --help")
+    general, seeds, setting = (typed(part, options) for part in GENERAL)
+    dotted = {part.prefix + name: value for part in parts[3:] for name, value in typed(part, options).items()}
+    return Experiment(stream, method, **general, seeds=seeds_of(**seeds), options=dotted, setting=Setting(**setting))
 
 
 def prepare(experiment: Experiment, net: nn.Module | None = None) -> tuple[Method, Stream]:
@@ -75,18 +122,18 @@ def prepare(experiment: Experiment, net: nn.Module | None = None) -> tuple[Metho
         Refused: with what is wrong.
     """
     cls = method_class(experiment.method)
-    build_method(cls, nn.Identity(), experiment.part("method"), experiment.part("fit"))  # bad options first, then data
+    build_method(cls, nn.Identity(), experiment.options)  # bad options first, then data
     stream = streams.build(
         experiment.stream,
         tasks=experiment.tasks,
         scenario=experiment.scenario,
         examples_per_task=experiment.examples_per_task,
         data_root=experiment.data_root,
-        options=experiment.part("stream"),
+        options=typed(of_stream(experiment.stream), experiment.options),
     )
     if net is None:
         net = nets.build(experiment.net, stream.shape, 1 if stream.labels is None else int(stream.labels.max()) + 1)
-    return suited(build_method(cls, net, experiment.part("method"), experiment.part("fit")), stream), stream
+    return suited(build_method(cls, net, experiment.options), stream), stream
 
 
 def resolved(experiment: Experiment, method: Method, stream: Stream) -> dict[str, Any]:
@@ -124,15 +171,18 @@ def command(experiment: Experiment) -> str:
         value = plain[item.name]
         if item.name in ("stream", "method", "options", "setting", "seeds") or value == item.default:
             continue
-        flag = "--" + item.name.replace("_", "-")
-        words += [flag] if value is True else [flag, str(value)]
+        words += [flag(item.name)] if value is True else [flag(item.name), str(value)]
     if len(experiment.seeds) > 1:
         words += ["--seeds", str(len(experiment.seeds))]
     elif experiment.seeds != (0,):
         words += ["--seed", str(experiment.seeds[0])]
     for name, value in experiment.options.items():
-        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
-    return " ".join(words)
+        words += [flag(name), _word(value)]
+    return shlex.join(words)
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def execute(
@@ -244,11 +294,13 @@ def run(
     tasks: int | None = None,
     examples_per_task: int | None = None,
     scenario: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     seeds: int | None = None,
-    net: str | nn.Module = NET,
-    data_root: str | None = None,
+    net: str | nn.Module | None = None,
+    data_root: str | Path | None = None,
     out: str | Path | None = None,
+    preset: str | None = None,
+    config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     **setting: Any,
 ) -> Any:
@@ -260,27 +312,29 @@ def run(
         seeds: run so many seeds, from `seed` on, and return a list of results.
         net: "mlp:400-400", or a module of your own.
         out: the run folder; nothing is saved when not given.
+        preset: options by the name of a preset; what is given here beats them.
+        config: a YAML file of options; beats the preset.
         options: the dotted ones: {"fit.lr": 0.1, "method.lam": 10, "stream.seed": 3}.
         setting: `device`, `threads`, `bf16`, `exam_rows`, `exam_examples`, `fresh`.
 
     Returns:
-        a `Result`, or a list of them where `seeds` is given.
+        a `Result`, or a list of them where `seeds` is given (here or in a file).
 
     Raises:
         Refused: with what is wrong and what to do.
     """
-    experiment = Experiment(
-        stream,
-        method,
-        tasks,
-        examples_per_task,
-        scenario,
-        tuple(range(seed, seed + (1 if seeds is None else seeds))),
-        net if isinstance(net, str) else type(net).__name__,
-        data_root,
-        dict(options or {}),
-        Setting(**typed(Setting, setting, "setting")),
-    )
-    module = None if isinstance(net, str) else net
+    module = net if isinstance(net, nn.Module) else None
+    given = {
+        "tasks": tasks,
+        "examples_per_task": examples_per_task,
+        "scenario": scenario,
+        "seed": seed,
+        "seeds": seeds,
+        "net": net if module is None else type(module).__name__,
+        "data_root": None if data_root is None else str(data_root),
+        **setting,
+    }
+    given = {name: value for name, value in given.items() if value is not None} | dict(options or {})
+    experiment = plan(stream, method, given, preset, config)
     results = execute(experiment, None if out is None else Path(out), net=module)
-    return results[0] if seeds is None else results
+    return results[0] if seeds is None and len(results) == 1 else results

@@ -4,51 +4,115 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
+from perdure import streams
 from perdure.contract import Fit, Method, Refused
 from perdure.methods import METHODS
 
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
-def unknown(what: str, name: str, known: Iterable[str]) -> Refused:
-    """The error for a name that is not known: it says which is nearest."""
+
+class Part(NamedTuple):
+    """Options that belong together: the parameters of one signature."""
+
+    prefix: str  # "fit."; empty for options without a dot
+    signature: Callable[..., Any]
+    skip: Sequence[str] = ()  # parameters that are no options
+
+
+class Option(NamedTuple):
+    """One option as help shows it."""
+
+    name: str
+    kind: str  # "a whole number", "sgd or adam"
+    default: Any
+    help: str
+
+
+def unknown(what: str, name: str, known: Iterable[str], see: str = "") -> Refused:
+    """The error for a name that is not known: it says which is nearest, and all there are (or where to `see` them)."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    return Refused(f"unknown {what} {name!r}; {hint}There are: {', '.join(known)}")
+    return Refused(f"unknown {what} {name!r}; {hint}{see or 'There are: ' + ', '.join(known)}")
 
 
-def typed(
-    signature: Callable[..., Any], given: Mapping[str, Any], part: str, skip: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Options checked against the types of a signature; strings are parsed.
+def flag(name: str) -> str:
+    """An option as it is typed: --fit.weight_decay, --exam-rows."""
+    return "--" + (name if "." in name else name.replace("_", "-"))
+
+
+def kind(hint: Any) -> str:
+    """A type in words; that an option may be left out goes without saying."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(kind(part) for part in get_args(hint) if part is not NoneType)
+    return WORDS.get(hint, str(hint))
+
+
+def described(part: Part) -> list[Option]:
+    """The options of a part: types and defaults from the signature, help from its docstring."""
+    hints = get_type_hints(part.signature)
+    words = {
+        item.arg_name: item.description or "" for item in docstring_parser.parse(part.signature.__doc__ or "").params
+    }
+    return [
+        Option(part.prefix + name, kind(hints[name]), parameter.default, " ".join(words.get(name, "").split()))
+        for name, parameter in inspect.signature(part.signature).parameters.items()
+        if name not in part.skip
+    ]
+
+
+def typed(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments for a signature among some options, checked against its types; strings are parsed.
 
     Raises:
-        Refused: an unknown name (the nearest is named) or a value of the wrong type.
+        Refused: a name with the part's prefix is unknown (the nearest is named), or a value is of the wrong type.
     """
     parser = ArgumentParser(exit_on_error=False)
-    if inspect.isclass(signature):
-        parser.add_class_arguments(signature, skip=set(skip))
-    else:
-        parser.add_function_arguments(signature, skip=set(skip))
-    names = set(inspect.signature(signature).parameters) - set(skip)
+    add = parser.add_class_arguments if inspect.isclass(part.signature) else parser.add_function_arguments
+    add(part.signature, skip=set(part.skip))
+    kinds = {option.name: option.kind for option in described(part)}
     out = {}
-    for name, value in given.items():
-        if name not in names:
-            raise unknown("option", f"--{part}.{name}", [f"--{part}.{known}" for known in names])
-        try:
-            out[name] = parser.parse_object({name: value})[name]
-        except (ArgumentError, TypeError, ValueError, KeyError) as error:
-            kind = inspect.signature(signature).parameters[name].annotation
-            raise Refused(f"--{part}.{name} is {value!r}; it must be {kind}") from error
+    for name, value in options.items():
+        if part.prefix and name.startswith(part.prefix) and name not in kinds:
+            raise unknown("option", flag(name), map(flag, kinds))
+        if name in kinds:
+            bare = name.removeprefix(part.prefix)
+            try:
+                out[bare] = parser.parse_object({bare: value})[bare]
+            except (ArgumentError, TypeError, ValueError, KeyError) as error:
+                raise Refused(f"{flag(name)} is {value!r}; it must be {kinds[name]}") from error
     return out
+
+
+FIT = Part("fit.", Fit)
+
+
+def of_method(cls: type[Method]) -> Part:
+    """The options of a method."""
+    return Part("method.", cls, ("net", "fit"))
+
+
+def of_stream(name: str) -> Part:
+    """The options of a stream, by its name.
+
+    Raises:
+        Refused: there is no such kind of stream.
+    """
+    return Part("stream.", streams.kind("arrays" if name.endswith(".npz") else name.partition("-")[0]), streams.ASKED)
 
 
 def method_class(name: str) -> type[Method]:
@@ -64,14 +128,7 @@ def method_class(name: str) -> type[Method]:
         module, _, wanted = METHODS[name].partition(":")
         found = getattr(import_module(module), wanted)
     else:
-        path = Path(file)
-        if not path.is_file():
-            raise Refused(f"there is no file {path} (a method of your own is named FILE.py:CLASS)")
-        spec = util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise Refused(f"{path} is no Python file (a method of your own is named FILE.py:CLASS)")
-        module_of = util.module_from_spec(spec)
-        spec.loader.exec_module(module_of)
+        module_of = _imported(path := Path(file))
         found = getattr(module_of, wanted, None)
         if not inspect.isclass(found) or not issubclass(found, Method):
             own = [
@@ -83,21 +140,36 @@ def method_class(name: str) -> type[Method]:
     return found  # type: ignore[no-any-return]
 
 
+def _imported(path: Path) -> ModuleType:
+    """The module of a user's file; it is registered, since dataclasses look their module up."""
+    if not path.is_file():
+        raise Refused(f"there is no file {path} (a method of your own is named FILE.py:CLASS)")
+    spec = util.spec_from_file_location(f"own_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise Refused(f"{path} is no Python file (a method of your own is named FILE.py:CLASS)")
+    module = sys.modules[spec.name] = util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise Refused(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
 def default_fit(cls: type[Method]) -> Fit:
     """The fit that a method ships with."""
     default = next(item.default for item in fields(cls) if item.name == "fit")
     return Fit() if default is MISSING else default
 
 
-def build_method(cls: type[Method], net: nn.Module, options: Mapping[str, Any], fit: Mapping[str, Any]) -> Method:
-    """A method with its own defaults under the given options.
+def build_method(cls: type[Method], net: nn.Module, options: Mapping[str, Any]) -> Method:
+    """A method with its own defaults under the given options: {"fit.lr": 0.1, "method.lam": 10}.
 
     Raises:
         Refused: an unknown option, a value of the wrong type or out of range.
     """
-    base, given = default_fit(cls), typed(Fit, fit, "fit")
+    base, given = default_fit(cls), typed(FIT, options)
     if given.get("epochs") is not None and given.get("steps") is None:
         base = replace(base, steps=None)
     if given.get("steps") is not None and given.get("epochs") is None:
         base = replace(base, epochs=None)
-    return cls(net=net, fit=replace(base, **given), **typed(cls, options, "method", skip=("net", "fit")))
+    return cls(net=net, fit=replace(base, **given), **typed(of_method(cls), options))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from perdure.contract import Answer, Examples, Method, Refused, Scale, Task, TaskId, Trace
 from perdure.model import Model, answer, grow, start
-from perdure.ops.memory import Memory, Replay, allocate, enlist, rivals
+from perdure.ops.memory import Memory, Replay, Sets, allocate, enlist, rivals
 from perdure.train import Descent, competing, minimise
 
 
@@ -31,8 +31,8 @@ class ERState(NamedTuple):
 
     model: Model
     memory: Memory | None  # none before the first task, which gives the inputs their shape
-    sets: tuple[Tensor, ...]  # the sets of labels that compete among themselves; none where all labels compete
-    set: Tensor  # (M,) int32, the set of each exemplar
+    sets: Sets  # the sets of labels that compete among themselves; none where all labels compete
+    which: Tensor  # (M,) int32, the set of each exemplar
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +61,13 @@ class ER(Method):
             model, trace = minimise(self.net, model, self.fit, task, key)
             return state._replace(model=model), trace
         sets, own = enlist(state.sets, competing(self.fit, task))
-        bias = rivals(model.labels, sets)
-        descent = Descent(self.net, model, self.fit, key, sets[0] if len(sets) == 1 else None)
+        classes, bias = rivals(model.labels, sets)
+        descent = Descent(self.net, model, self.fit, key, classes)
         examples = task.examples.materialise()
         replay = Replay(state.memory or allocate(self.slots, examples), examples, descent, key)
 
         def owners() -> Tensor:
-            return torch.where(replay.rows < 0, state.set, own)
+            return torch.where(replay.rows < 0, state.which, own)
 
         for batch in descent.batches(examples):
             old = replay.draw(len(batch.y))

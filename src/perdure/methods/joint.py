@@ -24,7 +24,7 @@ from torch import Tensor
 from perdure.contract import Answer, Examples, Method, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import Concat
 from perdure.model import Model, answer, grow, start
-from perdure.ops.memory import Memory, enlist, keep, rivals
+from perdure.ops.memory import Memory, Sets, enlist, keep, rivals
 from perdure.train import STEPS, Descent, competing
 
 
@@ -34,8 +34,8 @@ class JointState(NamedTuple):
     model: Model
     first: Model  # the start values, with rows for all labels so far
     data: tuple[Memory, ...]  # one a task
-    sets: tuple[Tensor, ...]  # the sets of labels that compete among themselves; none where all labels compete
-    set: tuple[int, ...]  # the set of each task
+    sets: Sets  # the sets of labels that compete among themselves; none where all labels compete
+    which: tuple[int, ...]  # the set of each task
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,21 +52,21 @@ class Joint(Method):
 
     def learn(self, state: JointState, task: Task, key: int) -> tuple[JointState, Trace]:
         first = grow(self.net, self.fit, state.first, task)
-        data = (*state.data, keep(task.examples))
+        data = (*state.data, keep(task.examples, first.labels.device))
         sets, own = enlist(state.sets, competing(self.fit, task))
-        set = (*state.set, own)
-        bias = rivals(first.labels, sets)
+        which = (*state.which, own)
+        classes, bias = rivals(first.labels, sets)
         fit = replace(self.fit, moments="fresh")
         if fit.epochs is None:
             fit = replace(fit, steps=(fit.steps or STEPS) * len(data))
-        descent = Descent(self.net, first, fit, key, sets[0] if len(sets) == 1 else None)
-        owners = torch.tensor(set).repeat_interleave(torch.tensor([memory.seen for memory in data]))
+        descent = Descent(self.net, first, fit, key, classes)
+        owners = torch.cat([torch.full_like(memory.labels, place) for memory, place in zip(data, which, strict=True)])
         for batch in descent.batches(Concat([memory.examples for memory in data])):
             logits = descent(batch.x)
             if bias is not None:
                 logits = logits + bias[owners[batch.rows]]
             descent.step(descent.grad(F.cross_entropy(logits, batch.y)))
-        return JointState(descent.model, first, data, sets, set), descent.trace
+        return JointState(descent.model, first, data, sets, which), descent.trace
 
     def predict(self, ready: JointState, x: Tensor, id: TaskId | None = None) -> Answer:
         return answer(self.net, ready.model, x, id)

@@ -4,7 +4,7 @@ For the t-th task, with W the trunk (all but the head) and owner 0 where a weigh
 
     train     the free weights, through all that are owned:   min L_t(where(owner < t, W, 0) frozen, free W)
     prune     in each layer the share q of them with the smallest |w|: w = 0, owner = 0
-    retrain   the survivors, at a tenth of the learning rate
+    retrain   the survivors
     freeze    owner = t, for good; the task keeps its own head
 
     bind(W, t) = where(1 <= owner <= t, W, 0)                 the weights of task t at every later exam
@@ -15,7 +15,8 @@ answers.
 Reference: A. Mallya, S. Lazebnik, "PackNet: Adding multiple tasks to a single network by iterative pruning", 2018,
 arXiv 1711.05769.
 Deviations: `fit` says how long training and retraining take together; the paper's 20 and 10 epochs are the default
-split. Normalisation statistics are each task's own and not frozen after the first (bits stay, and a task may have
+split, and both have the learning rate and schedule of `fit` (the paper retrains at the rate its training had come down
+to). Normalisation statistics are each task's own and not frozen after the first (bits stay, and a task may have
 other inputs). Exactly floor(q n) weights of a layer are freed, ties in order of place, where the authors' code frees
 every weight up to a cut-off. Moments are fresh in every phase, whatever `fit.moments` says. Inference by entropy is not
 in the paper, which is given the id.
@@ -172,7 +173,7 @@ class PackNet(Method):
             raise Refused("PackNet trains and retrains: give fit at least 2 steps a task")
         after = min(max(1, round(total * self.retrain)), total - 1)
         fit = replace(self.fit, epochs=None, moments="fresh")
-        return replace(fit, steps=total - after), replace(fit, steps=after, lr=self.fit.lr / 10)
+        return replace(fit, steps=total - after), replace(fit, steps=after)
 
     def _begin(self, state: Packed, task: Task) -> Model:
         """The trunk as it is (free weights start at 0 after the first task) under the start values of a head."""

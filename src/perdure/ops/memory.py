@@ -16,6 +16,8 @@ from perdure.data import BLOCK, Arrays
 from perdure.rng import fold, integers, uniform
 from perdure.train import Descent
 
+Sets = tuple[tuple[int, ...], ...]
+
 DRAWS = 1 << 16  # random numbers drawn at once: a hash a step would cost more than the step's own gather
 
 
@@ -34,11 +36,11 @@ class Memory(NamedTuple):
         return Arrays(self.x[:fill], self.labels[:fill], self.scale)
 
 
-def keep(examples: Examples) -> Memory:
-    """A memory of every example of a set."""
+def keep(examples: Examples, where: torch.device) -> Memory:
+    """A memory of every example of a set, on a device."""
     rows = torch.arange(len(examples), device=examples.labels.device)
-    x = torch.cat([examples.raw(block) for block in rows.split(BLOCK)])
-    return Memory(x, examples.labels.clone(), examples.scale, len(examples))
+    x = torch.cat([examples.raw(block).to(where) for block in rows.split(BLOCK)])
+    return Memory(x, examples.labels.to(where, copy=True), examples.scale, len(examples))
 
 
 def allocate(slots: int, examples: Examples) -> Memory:
@@ -147,23 +149,28 @@ class Replay:
         return Memory(x, labels, self.old.scale, self.seen)
 
 
-def enlist(sets: tuple[Tensor, ...], classes: Tensor | None) -> tuple[tuple[Tensor, ...], int]:
+def enlist(sets: Sets, classes: Tensor | None) -> tuple[Sets, int]:
     """The sets of labels that compete among themselves, with that of one more task, and its place among them.
 
     `classes` is None where all labels compete: then there are no sets.
     """
     if classes is None:
         return sets, 0
-    places = [place for place, known in enumerate(sets) if torch.equal(known, classes)]
-    return (sets, places[0]) if places else ((*sets, classes), len(sets))
+    names = tuple(classes.tolist())
+    sets = sets if names in sets else (*sets, names)
+    return sets, sets.index(names)
 
 
-def rivals(labels: Tensor, sets: tuple[Tensor, ...]) -> Tensor | None:
-    """(len(sets), n) what to add to the logits of an example of each set: 0 for its own labels, -inf for the rest.
+def rivals(labels: Tensor, sets: Sets) -> tuple[Tensor | None, Tensor | None]:
+    """How examples of several tasks are learned together, when each competes within its own set of labels.
 
-    None when there are fewer than two sets: then `Descent` narrows the logits by itself.
+    Returns:
+        What `Descent` takes as `classes`: (n,) the only set there is, or None.
+        What to add to the logits of an example of each set, (len(sets), n): 0 for its own labels and -inf for the
+        rest; None where there are fewer than two sets.
     """
-    if len(sets) < 2:
-        return None
-    own = torch.stack([torch.isin(labels, classes.to(labels.device)) for classes in sets])
-    return torch.zeros(own.shape, device=labels.device).masked_fill_(~own, -torch.inf)
+    own = [torch.tensor(names, device=labels.device) for names in sets]
+    if len(own) < 2:
+        return next(iter(own), None), None
+    competes = torch.stack([torch.isin(labels, names) for names in own])
+    return None, torch.zeros(competes.shape, device=labels.device).masked_fill_(~competes, -torch.inf)

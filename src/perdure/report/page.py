@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import matplotlib
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from perdure.methods import METHODS
@@ -31,8 +31,7 @@ SCENARIOS = {
     "gnu": "class-incremental: the id is given in training, not at the exam; labels differ from task to task",
     "nns": "task-free: no id is ever given; labels are shared",
 }
-LOSSES = 12  # rows of the table of losses
-APART = ("command", "versions", "machine")  # options that the page shows elsewhere
+LISTED = 12  # tasks whose fate is told
 
 
 def write(results: Sequence[Result], path: Path) -> Path:
@@ -63,7 +62,9 @@ def write(results: Sequence[Result], path: Path) -> Path:
         columns=table.columns(rows),
         text=table.text,
         notes={reason: place for place, reason in enumerate(reasons, 1)},
-        overview=svg(figures.overview(experiments), "all") if len(rows) > 1 else None,
+        overview=svg(figures.overview(experiments), "all", "accuracy of all methods against tasks learned")
+        if len(rows) > 1
+        else None,
         sections=[_section(row, place) for place, row in enumerate(rows, 1)],
         runs=[_run(row, result) for row in rows for result in row.results],
         environments=list(dict.fromkeys(filter(None, map(_environment, results)))),
@@ -73,7 +74,7 @@ def write(results: Sequence[Result], path: Path) -> Path:
     return path
 
 
-def svg(figure: Figure, prefix: str) -> Markup:
+def svg(figure: Figure, prefix: str, says: str) -> Markup:
     """A figure as an inline SVG: real text in the page's own font, ids that no other figure has, no metadata."""
     file = io.StringIO()
     with matplotlib.rc_context({**figures.STYLE, "svg.hashsalt": "perdure", "svg.fonttype": "none"}):
@@ -82,7 +83,7 @@ def svg(figure: Figure, prefix: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
-    return Markup(text.replace("<svg ", '<svg role="img" ', 1))  # noqa: S704 (matplotlib escapes what it draws)
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(says)}" ', 1))
 
 
 def citation(method: str) -> str | None:
@@ -95,7 +96,9 @@ def citation(method: str) -> str | None:
 
 
 def _title(rows: Sequence[Row]) -> str:
-    streams = list(dict.fromkeys(f"{r.stream}, {r.tasks} task{'s' * (r.tasks > 1)}" for row in rows for r in row.results))
+    streams = list(
+        dict.fromkeys(f"{r.stream}, {r.tasks} task{'s' * (r.tasks > 1)}" for row in rows for r in row.results)
+    )
     methods = list(dict.fromkeys(row.method for row in rows))
     return f"{'; '.join(streams)}: {', '.join(methods)}"
 
@@ -107,21 +110,27 @@ def _groups(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _section(row: Row, place: int) -> dict[str, Any]:
-    results, known = row.results, verdict.losses(verdict.mean_matrix(row.results))
+    results, known = row.results, verdict.fates(verdict.mean_matrix(row.results))
     T = results[0].tasks
     shown = len(figures.chosen(T))
+
+    def drawn(figure: Figure, name: str, says: str) -> Markup:
+        return svg(figure, f"{name}{place}", f"{says} of {row.label}")
+
     return {
         "label": row.label,
         "seeds": [result.seed for result in results],
         "verdict": verdict.verdict(row.label, results),
-        "matrix": svg(figures.matrix(*results), f"r{place}"),
-        "given": svg(figures.matrix(*results, given=True), f"g{place}") if figures.differs(results) else None,
-        "curves": svg(figures.curves(*results), f"c{place}"),
+        "matrix": drawn(figures.matrix(*results), "matrix", "accuracy matrix"),
+        "given": drawn(figures.matrix(*results, given=True), "given", "accuracy matrix with the id given")
+        if figures.differs(results)
+        else None,
+        "curves": drawn(figures.curves(*results), "curves", "accuracy curves"),
         "panels": f"{shown} of the {T} tasks, evenly chosen" if shown < T else "",
-        "memory": svg(figures.memory(*results), f"m{place}"),
-        "trace": svg(figures.trace(*results), f"t{place}"),
-        "losses": sorted(known, key=lambda loss: -loss.lost)[:LOSSES],
-        "unlisted": max(0, len(known) - LOSSES),
+        "memory": drawn(figures.memory(*results), "memory", "bytes of the state"),
+        "trace": drawn(figures.trace(*results), "trace", "training loss"),
+        "fates": known if len(known) <= LISTED else sorted(known, key=lambda fate: -fate.lost)[:LISTED],
+        "unlisted": len(known) - LISTED,
         "undefined": _undefined(results[0]),
     }
 
@@ -132,16 +141,15 @@ def _undefined(result: Result) -> list[str]:
 
 
 def _run(row: Row, result: Result) -> dict[str, Any]:
-    kept = {name: value for name, value in result.options.items() if name not in APART}
     return {
         "label": row.label,
         "seed": result.seed,
         "folder": result.run_dir,
         "command": result.options.get("command"),
-        "options": table.flat(kept) if kept else {},
+        "options": table.options(result),
     }
 
 
 def _environment(result: Result) -> str:
-    found = {name: result.options[name] for name in ("versions", "machine") if result.options.get(name)}
-    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in table.flat(found).items()) if found else ""
+    facts = result.options.get("versions", {}) | result.options.get("machine", {})
+    return ", ".join(f"{name} {value}" for name, value in facts.items())

@@ -10,7 +10,7 @@ A. Chaudhry et al., "Riemannian walk for incremental learning", 2018, arXiv 1801
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,8 +21,8 @@ from perdure.contract import Refused
 if TYPE_CHECKING:
     from perdure.result import Result
 
-# What a run may differ in from another seed of the same experiment.
-CIRCUMSTANCES = frozenset({"seed", "seeds", "command", "device", "threads", "out", "data_root", "versions", "machine"})
+# In what runs of one experiment may differ.
+CIRCUMSTANCES = frozenset({"seeds", "data_root", "device", "threads", "fresh"})
 
 
 class Column(NamedTuple):
@@ -53,7 +53,7 @@ class Row(NamedTuple):
     cells: dict[str, Cell]  # by the key of the column
 
 
-RETENTION, TRANSFER, EXPANSION, SECONDS = (
+RETENTION, TRANSFER, EXPANSION, TIME = (
     "Retention, without intransigence",
     "Transfer",
     "Expansion, with parameter efficiency",
@@ -62,16 +62,18 @@ RETENTION, TRANSFER, EXPANSION, SECONDS = (
 COLUMNS = (
     Column("acc", RETENTION, "ACC", "%", "mean accuracy over all tasks after the last one"),
     Column("acc_given", RETENTION, "ACC, id given", "%", "the same exams, with the task's id given"),
-    Column("bwt", RETENTION, "BWT", "points", "backward transfer: accuracy at the end less accuracy after learning"),
-    Column("forgetting", RETENTION, "Forgetting", "points", "best accuracy before the last task less accuracy at its end"),
-    Column("intransigence", RETENTION, "Intransigence", "points", "joint's accuracy on the newest task less the method's"),
-    Column("fwt", TRANSFER, "FWT", "points", "forward transfer: accuracy before learning a task less that of a new network"),
+    Column("bwt", RETENTION, "BWT", "points", "backward transfer: accuracy at the end less that right after learning"),
+    Column("forgetting", RETENTION, "Forgetting", "points", "best accuracy before the last task less that at the end"),
+    Column("intransigence", RETENTION, "Intransigence", "points", "joint's accuracy on each newest task less its own"),
+    Column("fwt", TRANSFER, "FWT", "points", "forward transfer: accuracy before learning a task less a new network's"),
     Column("speed", TRANSFER, "Learning speed", "%", "how far the loss while learning lies below a new network's"),
-    Column("state_bytes", EXPANSION, "State", "bytes", "live state after the last task: all that the method remembers"),
-    Column("stored_bytes", EXPANSION, "On disk", "bytes", "that state as it is stored"),
-    Column("growth", EXPANSION, "Growth per task", "bytes", "mean growth of the live state with each task after the first"),
-    Column("learn_seconds", SECONDS, "Learning", "s", "all tasks together"),
-    Column("exam_seconds", SECONDS, "Exams", "s", "all exams together"),
+    Column("state_bytes", EXPANSION, "State", "bytes", "all that the method remembers after the last task, in memory"),
+    Column("stored_bytes", EXPANSION, "On disk", "bytes", "the same as it is stored"),
+    Column(
+        "growth", EXPANSION, "Growth per task", "bytes", "growth of the state in memory with each task after the first"
+    ),
+    Column("learn_seconds", TIME, "Learning", "s", "all tasks together"),
+    Column("exam_seconds", TIME, "Exams", "s", "all exams together"),
 )
 
 
@@ -113,7 +115,9 @@ def comparison(results: Sequence[Result]) -> list[Row]:
 
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The columns that say something: ACC with the id given only where it differs from ACC."""
-    same = all(isnan(row.cells["acc_given"].mean) or row.cells["acc_given"] == row.cells["acc"] for row in rows)
+    same = all(
+        isnan(row.cells["acc_given"].mean) or row.cells["acc_given"].mean == row.cells["acc"].mean for row in rows
+    )
     return [column for column in COLUMNS if not (same and column.key == "acc_given")]
 
 
@@ -144,22 +148,24 @@ def size(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 99.95 else f"{count:#.3g} {unit}"
 
 
-def flat(options: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested options by the names that the command line gives them: {"fit.lr": 0.001}."""
-    if not isinstance(options, dict) or not options:
-        return {prefix: options}
-    parts = (flat(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items())
-    return {name: value for part in parts for name, value in part.items()}
+def options(result: Result) -> dict[str, Any]:
+    """All resolved options of a run, by the names that the command line gives them: {"fit.lr": 0.001, ...}."""
+    kept = result.options
+    experiment: dict[str, Any] = dict(kept.get("experiment", {}))
+    setting, given = experiment.pop("setting", {}), experiment.pop("options", {})
+    parts = ("method", "fit")
+    resolved = {f"{part}.{name}": value for part in parts for name, value in kept.get(part, {}).items()}
+    return {**experiment, **setting, **given, **resolved}
 
 
 def _identity(result: Result) -> dict[str, Any]:
     """What makes a run another experiment rather than another seed of the same."""
-    about = {"stream": result.stream, "scenario": result.scenario, "tasks": result.tasks, "method": result.method}
-    kept = {name: value for name, value in result.options.items() if name not in CIRCUMSTANCES}
-    return {**flat(kept), **about} if kept else about
+    deciding = {name: value for name, value in options(result).items() if name not in CIRCUMSTANCES}
+    about = {"stream": result.stream, "tasks": result.tasks, "method": result.method, "scenario": result.scenario}
+    return deciding | about
 
 
-def _label(result: Result, groups: Any) -> str:
+def _label(result: Result, groups: Iterable[list[Result]]) -> str:
     """The method's name, with the stream, scenario or options that set it apart where that is needed."""
     mine = _identity(result)
     others = [_identity(seeds[0]) for seeds in groups]
@@ -171,9 +177,9 @@ def _label(result: Result, groups: Any) -> str:
 def _figures(result: Result, results: Sequence[Result]) -> dict[str, tuple[float, str]]:
     """Every figure of one run, with the reason why where it is undefined."""
     given = "this scenario has no ids" if result.R_given is None else "not every exam could be taken"
-    speed = result.learning_speed
-    n = len(result.learn_seconds_by_task)  # tasks, or chunks where there are no ids
-    live = result.state_bytes_by_task[-n:]
+    speed, live = result.learning_speed, result.state_bytes_by_task
+    later = float(np.mean(speed[1:])) if len(speed) > 1 else nan
+    growth = (live[-1] - live[0]) / (len(live) - 1) if len(live) > 1 else nan
     found = {
         "acc": (result.acc, ""),
         "acc_given": (result.acc_given, given),
@@ -181,36 +187,31 @@ def _figures(result: Result, results: Sequence[Result]) -> dict[str, tuple[float
         "forgetting": (result.forgetting, ""),
         "intransigence": _intransigence(result, results),
         "fwt": (result.fwt, ""),
-        "speed": (nan, "not asked for (--fresh)") if speed is None else (_later(speed), "one task has none before it"),
+        "speed": (later, "one task has none before it" if speed else "not asked for (--fresh)"),
         "state_bytes": (result.state_bytes, ""),
         "stored_bytes": (result.stored_bytes, ""),
-        "growth": ((live[-1] - live[0]) / (n - 1) if n > 1 else nan, "one task alone shows no growth"),
+        "growth": (growth, "one task alone shows no growth"),
         "learn_seconds": (result.learn_seconds, ""),
         "exam_seconds": (result.exam_seconds, ""),
     }
     return {key: (value, result.reasons.get(key) or why or "not measured") for key, (value, why) in found.items()}
 
 
-def _later(speed: list[float]) -> float:
-    return float(np.mean(speed[1:])) if len(speed) > 1 else nan
-
-
 def _intransigence(result: Result, results: Sequence[Result]) -> tuple[float, str]:
     """Mean over tasks k of joint's R[k, k] less the run's, both of one stream and seed."""
     if result.method == "joint":
         return nan, "joint is what the others are measured against"
-    mine = _circumstance(result)
-    joints = [other for other in results if other.method == "joint" and _circumstance(other) == mine]
+    joints = [other for other in results if other.method == "joint" and _setup(other) == _setup(result)]
     if not joints:
         return nan, "no joint run of this stream and seed among the results"
     gap = np.diagonal(joints[0].R, -1) - np.diagonal(result.R, -1)
     return float(gap.mean()), "not every task was examined right after it was learned"
 
 
-def _circumstance(result: Result) -> tuple[Any, ...]:
-    """What a joint run must share with a run to be its reference."""
-    stream = json.dumps(result.options.get("stream"), sort_keys=True, default=str)
-    return result.stream, result.scenario, result.tasks, result.seed, stream
+def _setup(result: Result) -> dict[str, Any]:
+    """What a joint run must share with a run to be its reference: everything but the method and how it is fitted."""
+    kept = {name: value for name, value in _identity(result).items() if not name.startswith(("method", "fit"))}
+    return kept | {"seed": result.seed}
 
 
 def _cell(figures: Sequence[tuple[float, str]]) -> Cell:

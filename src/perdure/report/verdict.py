@@ -6,6 +6,7 @@ Points are percentage points. Tasks count from 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,7 @@ FORGOTTEN = 0.10  # a task that lost more than 10 points was forgotten
 KEPT = 0.01  # a task that lost at most one point was kept
 
 
-class Loss(NamedTuple):
+class Fate(NamedTuple):
     """What became of one task that others followed."""
 
     task: int
@@ -39,7 +40,7 @@ class Loss(NamedTuple):
         return f"task {self.last}" if self.first == self.last else f"tasks {self.first} to {self.last}"
 
 
-def losses(R: Matrix) -> list[Loss]:
+def fates(R: Matrix) -> list[Fate]:
     """Every task but the last that has an exam right after it was learned and one at the end, in order.
 
     The largest loss is the steepest fall between two exams; where rows of R are missing it spans several tasks.
@@ -49,16 +50,18 @@ def losses(R: Matrix) -> list[Loss]:
         rows = [i for i in range(j + 1, T + 1) if not np.isnan(R[i, j])]
         if not rows or rows[0] != j + 1 or rows[-1] != T:
             continue
-        fall, at = max((R[a, j] - R[b, j], -b) for a, b in zip(rows, rows[1:], strict=False))
+        fall, at = max((R[a, j] - R[b, j], -b) for a, b in pairwise(rows))
         last = -at
         first = max(i for i in rows if i < last) + 1
-        out.append(Loss(j + 1, float(R[j + 1, j]), float(R[T, j]), float(fall), first, last))
+        out.append(Fate(j + 1, float(R[j + 1, j]), float(R[T, j]), float(fall), first, last))
     return out
 
 
 def mean_matrix(results: Sequence[Result], given: bool = False) -> Matrix:
-    """(T+1, T) the mean of R over seeds, or of R with the id given."""
-    return np.mean([result.R_given if given else result.R for result in results], axis=0)
+    """(T+1, T) the mean over seeds of R, or of R with the id given where there are ids."""
+    stack = [result.R_given if given and result.R_given is not None else result.R for result in results]
+    mean: Matrix = np.mean(stack, axis=0)
+    return mean
 
 
 def verdict(label: str, results: Sequence[Result]) -> str:
@@ -68,26 +71,27 @@ def verdict(label: str, results: Sequence[Result]) -> str:
     seeds = f" (means of {len(results)} seeds)" if len(results) > 1 else ""
     if T == 1:
         return f"{label} learned its only task to {_percent(end)}; nothing came after it that could undo it{seeds}."
-    known = losses(R)
+    known = fates(R)
     if not known:
         return f"What {label} forgot is unknown: no task was examined both right after it was learned and at the end."
-    worst = max(known, key=lambda loss: loss.lost)
-    every = "every task" if len(known) == T - 1 else f"each of the {len(known)} tasks that were examined in time"
+    worst = max(known, key=lambda fate: fate.lost)
+    examined = f"the {len(known)} tasks that were examined in time" if len(known) < T - 1 else ""
+    every = f"each of {examined}" if examined else "every task"
     if worst.lost <= 0:
         return f"{label} lost nothing of {every}, and ends at {_percent(end)} on average{seeds}."
     if worst.lost <= KEPT:
         within = ceil(1000 * worst.lost - 1e-9) / 10
         return f"{label} kept {every} within {within:.1f} points, and ends at {_percent(end)} on average{seeds}."
-    forgotten = sum(loss.lost > FORGOTTEN for loss in known)
+    forgotten = sum(fate.lost > FORGOTTEN for fate in known)
     if forgotten > 1:
-        what = f"forgot {forgotten} of its {T} tasks, task {worst.task} most"
+        what = f"forgot {forgotten} of {examined or f'its {T} tasks'}, task {worst.task} most"
     elif forgotten:
         what = f"forgot task {worst.task}"
     else:
         what = f"lost {100 * worst.lost:.1f} points of task {worst.task}"
     return (
         f"{label} {what}: {_percent(worst.learned)} after learning it, {_percent(worst.end)} at the end; "
-        f"the largest loss came while learning {worst.when}{seeds}."
+        f"the largest loss, {100 * worst.fell:.1f} points, came while learning {worst.when}{seeds}."
     )
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks against a hand-written PyTorch loop: `make bench`."""

@@ -1,0 +1,92 @@
+"""Options in layers: those given, then those of a configuration file, then those of a preset.
+
+A preset is a configuration file inside the package. Its first lines, comments, say what it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from perdure.contract import Refused
+from perdure.experiments.options import unknown
+
+FOLDER = Path(str(resources.files("perdure.experiments"))) / "presets"
+RIVALS = (("fit.epochs", "fit.steps"), ("seed", "seeds"))  # where one is given, a lower layer's other one is void
+
+
+def presets() -> list[str]:
+    """The names of all presets."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def file_of(name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        Refused: there is none of that name; the nearest is named.
+    """
+    if name not in presets():
+        raise unknown("preset", name, presets())
+    return FOLDER / f"{name}.yaml"
+
+
+def about(path: Path) -> str:
+    """What a configuration file says of itself: the comment it begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    end = next((place for place, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return " ".join(line.lstrip("# ") for line in lines[:end])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The options of a YAML file by their names: {"net": "mlp:400", "fit.lr": 0.1}, written dotted or nested.
+
+    Raises:
+        Refused: there is no such file, it is no YAML, holds no names, or one name twice.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"the configuration file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise Refused(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise Refused(f"{path} must hold options by name, such as net: mlp:400, not {type(content).__name__}")
+    options: dict[str, Any] = {}
+    for name, value in _flat(content):
+        if name in options:
+            raise Refused(f"{path} gives {name} twice; give it once")
+        options[name] = value
+    return options
+
+
+def _flat(content: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        name = before + str(key).replace("-", "_")
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """One set of options from several; what an earlier one says beats the later ones."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        taken = set(out).union(*(pair for pair in RIVALS if not out.keys().isdisjoint(pair)))
+        out |= {name: value for name, value in layer.items() if name not in taken}
+    return out
+
+
+def gathered(given: Mapping[str, Any], preset: str | None = None, config: str | Path | None = None) -> dict[str, Any]:
+    """Options by name: what is given beats the file `config`, which beats the preset.
+
+    Raises:
+        Refused: there is no such file or preset, or it cannot be used.
+    """
+    below = {} if preset is None else read(file_of(preset))
+    return layered(given, {} if config is None else read(Path(config)), below)
