@@ -53,7 +53,7 @@ def test_fold_depends_on_every_word_and_their_order():
 def test_uniform_is_uniform():
     draws = rng.uniform(3, 100_000)
     assert draws.dtype == torch.float64
-    assert 0 <= draws.min()
+    assert draws.min() >= 0
     assert draws.max() < 1
     ordered = draws.sort().values
     gap = (ordered - torch.arange(1, 100_001) / 100_000).abs().max()  # Kolmogorov-Smirnov

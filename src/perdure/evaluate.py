@@ -113,7 +113,8 @@ def forgetting(R: Matrix) -> float:
     Rows before task j was learned count too, as in the paper, where they were measured.
     """
     T = R.shape[1]
-    best = [max(R[j + 1 : T, j].max(), np.nanmax(R[1:T, j])) - R[T, j] for j in range(T - 1)]
+    # a row before j was learned may be NaN and is then left out; one after may not
+    best = [max(R[j + 1 : T, j].max(), np.fmax.reduce(R[1:T, j])) - R[T, j] for j in range(T - 1)]
     return float(np.mean(best)) if best else float("nan")
 
 

@@ -27,18 +27,20 @@ from perdure.result import FORMAT, Result, read_record, thinned
 from perdure.rng import fold
 from perdure.store import ASIDE, Blobs, load_state, locked, save_state, write_json
 from perdure.streams.stream import Stream
-from perdure.train import Progress, for_scenario, length, watching
+from perdure.train import BATCH, Progress, for_scenario, length, watching
 
 
 class Moment(NamedTuple):
     """Where a run is, for whoever watches it."""
 
-    doing: str  # "learning", "learned" or "examined"
+    doing: str  # "begun" (with a note), "learning", "learned" or "examined"
     call: int  # which task (in NNs: chunk), 1 for the first; 0 before any
     calls: int
     progress: Progress | None = None
     accuracy: float = float("nan")  # mean over the tasks seen so far
     seconds: float = 0.0
+    seed: int = 0
+    note: str = ""  # what the user should know
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,14 @@ def suited(method: Method, stream: Stream) -> Method:
     return method.with_(net=with_outputs(method.net, fit, rows), fit=fit)
 
 
+def cut(method: Method, stream: Stream) -> str:
+    """What to say where a task is smaller than the default batch; nothing where it fits."""
+    least = min((len(task.examples) for task in stream.tasks), default=BATCH)
+    if method.fit.batch is not None or least >= BATCH:
+        return ""
+    return f"the smallest task has {least} examples: the default batch of {BATCH} is cut to fit where it must"
+
+
 def live(
     method: Method,
     stream: Stream,
@@ -159,6 +169,12 @@ def live(
         Refused: method and stream do not suit each other, or the folder cannot be used.
     """
     method = suited(method, stream)
+
+    def seen(moment: Moment) -> None:
+        watch(moment._replace(seed=seed))
+
+    if note := cut(method, stream):
+        seen(Moment("begun", 0, len(stream.tasks), note=note))
     blank = Result.blank(
         stream=stream.name,
         method=name or type(method).__name__.lower(),
@@ -171,10 +187,10 @@ def live(
     )
     if folder is None:
         with setting.applied():
-            return _Life(method, stream, setting, watch, None).run(blank)
+            return _Life(method, stream, setting, seen, None).run(blank)
     with claimed(folder, resume, options), setting.applied():
         begun = (folder / "result.json").exists()
-        return _Life(method, stream, setting, watch, Blobs(folder / "states")).run(blank, resume=begun)
+        return _Life(method, stream, setting, seen, Blobs(folder / "states")).run(blank, resume=begun)
 
 
 class _Life:

@@ -195,9 +195,10 @@ def read_result(folder: Path) -> Result:
     return result
 
 
-def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """What `--json` prints: the figures of one run, or lists of them over seeds."""
+def summary(results: Sequence[Result], listed: bool = False) -> dict[str, Any]:
+    """What `--json` prints: the figures of one run, or (always, where `listed`) lists of them over seeds."""
     names = ["stream", "method", "scenario", "seed", "R", "acc", "bwt", "fwt", "forgetting", "learn_seconds"]
     names += ["exam_seconds", "state_bytes", "stored_bytes", "state_bytes_by_task", "R_given", "acc_given", "run_dir"]
     figures = [result.to_json() for result in results]
-    return {name: figures[0][name] if len(figures) == 1 else [one[name] for one in figures] for name in names}
+    single = len(figures) == 1 and not listed
+    return {name: figures[0][name] if single else [one[name] for one in figures] for name in names}

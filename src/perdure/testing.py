@@ -270,7 +270,7 @@ def resumable(case: Case) -> None:
         state, _ = case.anew().learn(_stored(state, case.method.states), task, case.key(number))
         if path := _difference(case.states[number + 1], state):
             raise LawBroken(
-                f"saved, loaded and continued, the state after task {number + 1} differs at {path}. Keep everything "
+                f"saved, loaded and continued, the state after {number + 1} tasks differs at {path}. Keep everything "
                 "that learning needs in the state, and nothing on the method"
             )
 
@@ -301,7 +301,7 @@ def hidden(case: Case) -> None:
     for number, pair in enumerate(zip(case.states, states, strict=True)):
         if path := _difference(*pair):
             raise LawBroken(
-                f"the state after task {number} differs at {path} when the same examples are a view of a larger set. "
+                f"the state after {number} tasks differs at {path} when the same examples are a view of a larger set. "
                 "Use `len`, `labels`, `take`, `raw`, `split` and `materialise` of a task's examples, nothing beneath"
             )
 
@@ -373,7 +373,7 @@ def memory(case: Case) -> None:
     case = case if case.shared else case.other(rows=2 * TASKS)  # the head is as wide as it will ever be
     sizes, declared = [nbytes(state) for state in case.states[1:]], case.method.memory
     growth = [after - before for before, after in pairwise(sizes)]
-    names = 0 if case.scenario is Scenario.NNS else nbytes(case.lessons[0].id)
+    names = 0 if case.shared else nbytes(case.lessons[0].id)
     if declared == "constant" or (declared == "class" and case.shared):
         if not all(0 <= more <= names for more in growth):
             raise LawBroken(f"it is declared {declared}, but the state takes {sizes} bytes. Declare what it grows with")
@@ -391,7 +391,8 @@ def memory(case: Case) -> None:
 
 def isolated(case: Case) -> None:
     """Old logits keep their bits, given the id; also under weight decay and kept moments."""
-    decay = replace(case.method.fit, optimizer="adamw", weight_decay=0.1, moments="kept", momentum=0.0, nesterov=False)
+    fit = replace(case.method.fit, momentum=0.0, nesterov=False)
+    decay = replace(fit, optimizer="adamw", lr=min(fit.lr, 0.02), weight_decay=0.1, moments="kept")
     for where, lived in (("", case), (" under AdamW with weight decay and kept moments", case.other(fit=decay))):
         method, final = lived.method, lived.method.ready(lived.states[-1])
         for number in range(TASKS):

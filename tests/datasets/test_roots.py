@@ -108,7 +108,7 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(root, cache):
     with pytest.raises(Refused) as refusal:
         load("mnist", root)
     text = str(refusal.value)
-    assert text.startswith(f"mnist: no usable {IMAGES} (or {IMAGES}.gz). the download from file://")
+    assert text.startswith(f"mnist: no usable {IMAGES} (or {IMAGES}.gz). The download from file://")
     assert text.endswith(
         f"Looked in {root}/mnist, {cache}/mnist. Put the file into one of these, or name the folder "
         "that holds mnist/ with --data-root or $PERDURE_DATA"
@@ -128,7 +128,7 @@ def test_a_download_lands_in_the_cache_once(tiny, cache, monkeypatch):
 def test_a_corrupt_download_is_kept_aside_and_not_used(tiny, cache, monkeypatch):
     monkeypatch.setitem(idx.SOURCES, "mnist", idx.SOURCES["mnist"]._replace(address=f"{tiny.as_uri()}/"))
     damage(tiny / "t10k-images-idx3-ubyte.gz")
-    with pytest.raises(Refused, match=r"the download from .* failed \(.* is corrupt: the SHA-256"):
+    with pytest.raises(Refused, match=r"The download from .* failed \(.* is corrupt: the SHA-256"):
         load("mnist")
     assert [path.name for path in (cache / "mnist").iterdir()] == ["t10k-images-idx3-ubyte.gz.corrupt"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perdure.contract import Refused, Scale
 from perdure.data import BLOCK, Arrays
-from perdure.rng import permutation
+from perdure.rng import fold, permutation
 
 Scaling = Literal["unit", "standard", "none"]
 
@@ -45,11 +45,11 @@ class Base:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> Refused:
-    """The refusal of a name that nothing has, with the nearest that something has."""
+    """The error for a name that is not known: it says which is nearest, and all there are."""
     known = list(known)
     near = get_close_matches(name.lower(), known, 1, 0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return Refused(f"there is no {what} {name!r}; {hint}Known: {', '.join(known)}")
+    hint = f"did you mean {near[0]}? " if near else ""
+    return Refused(f"unknown {what} {name!r}; {hint}There are: {', '.join(known)}")
 
 
 def one_of(name: str, value: object, literal: Any) -> None:
@@ -93,5 +93,6 @@ def stratified(labels: Tensor, share: float, key: int) -> tuple[Tensor, Tensor]:
     shuffled, dealt = labels[order], torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         places = (shuffled == label).nonzero()[:, 0]
-        dealt[places[: max(round(share * len(places)), min(1, len(places) - 1))]] = True
+        drawn = permutation(fold(key, int(label)), len(places))  # the first ones would leave a front without its like
+        dealt[places[drawn[: max(round(share * len(places)), min(1, len(places) - 1))]]] = True
     return order[~dealt], order[dealt]

@@ -36,21 +36,22 @@ def opened(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> d
     """
     if not path.is_file():
         raise Refused(f"there is no file {path}; check the path")
-    name = ""
+    content: dict[str, Array] = {}
+    name = "the file"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if lacking := [name for name in needed if name not in file.files]:
-                wish = ", ".join(needed) + (f" (and may have {', '.join(optional)})" if optional else "")
-                raise Refused(f"{path} has no {', '.join(lacking)}; it needs {wish}, and has {', '.join(file.files)}")
-            return {name: file[name] for name in (*needed, *optional) if name in file.files}
-    except Refused:
-        raise
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            held = file.files
+            for name in [name for name in (*needed, *optional) if name in held]:
+                content[name] = file[name]
     except (OSError, EOFError, BadZipFile, zlib.error, TypeError, ValueError) as error:
-        if "allow_pickle" in str(error) and name:
-            raise Refused(f"{path}: {name} holds Python objects; save it as numbers or strings") from error
+        reason = "it holds Python objects" if "Object arrays" in str(error) else error
         raise Refused(
-            f"{path} is not an .npz file that can be read ({error}); save it anew with numpy.savez"
+            f"{path}: {name} cannot be read ({reason}); save plain numbers and strings with numpy.savez"
         ) from error
+    if lacking := [name for name in needed if name not in held]:
+        wish = ", ".join(needed) + (f" (and may have {', '.join(optional)})" if optional else "")
+        raise Refused(f"{path} has no {', '.join(lacking)}; it needs {wish}, and has {', '.join(held) or 'nothing'}")
+    return content
 
 
 def inputs(name: str, x: Array) -> Tensor:

@@ -96,7 +96,7 @@ def find(folder: str, file: str, sha256: str | None, address: str, places: Seque
         try:
             return _download(f"{address}{file}.gz", cache() / folder / f"{file}.gz", sha256)
         except (OSError, HTTPException, Damaged) as error:
-            faults.append(f"the download from {address} failed ({error})")
+            faults.append(f"The download from {address} failed ({error})")
     looked = ", ".join(str(root / folder) for root in places)
     raise Missing(
         f"{folder}: no usable {file} (or {file}.gz). "

@@ -1,6 +1,6 @@
 """Experiments: a stream, a method and options as plain data, published tables, and presets."""
 
-from perdure.experiments.experiment import Experiment, continue_, execute, run
+from perdure.experiments.experiment import Experiment, continue_, execute, plan, results_of, run
 from perdure.experiments.learned import Learned, load
 
-__all__ = ["Experiment", "Learned", "continue_", "execute", "load", "run"]
+__all__ = ["Experiment", "Learned", "continue_", "execute", "load", "plan", "results_of", "run"]

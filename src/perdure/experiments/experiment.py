@@ -31,7 +31,7 @@ from perdure.experiments.options import (
 )
 from perdure.fold import Moment, Setting, claimed, live, suited
 from perdure.methods import METHODS
-from perdure.result import Result
+from perdure.result import Result, read_result
 from perdure.store import read_json
 from perdure.streams.stream import Stream
 
@@ -46,11 +46,11 @@ class Experiment:
     Args:
         stream: KIND-BASE ("permuted-mnist"), or a file of arrays ("my.npz").
         method: a name, or FILE.py:CLASS.
-        tasks: how many; the stream's own number when not given.
-        examples_per_task: of the training examples, drawn by key; exams stay whole.
+        tasks: how many tasks; the stream's own number when not given.
+        examples_per_task: learn only so many of a task's examples, drawn by key; exams stay whole.
         scenario: gg, gns, gnu, nns (or task, domain, class, free); the stream's own when not given.
         seeds: of the learner; a run each.
-        net: mlp:400-400, conv:16-32, ...
+        net: mlp:400-400, conv:16-32, linear, ...
         data_root: where data sets are looked for first.
         setting: how it is carried out.
     """
@@ -77,14 +77,19 @@ class Experiment:
                 raise unknown("option", option, ["fit.", "method.", "stream."])
 
 
-def seeds_of(seed: int = 0, seeds: int | None = None) -> tuple[int, ...]:
+def seeds_of(seed: int | None = None, seeds: int | None = None) -> tuple[int, ...]:
     """The seeds of the learner.
 
     Args:
-        seed: of the learner: start values, order, noise. The stream has its own (stream.seed).
-        seeds: run so many seeds, from `seed` on.
+        seed: of the learner: start values, order, noise; 0 when not given. The stream has its own (stream.seed).
+        seeds: run so many seeds, 0, 1, 2, ..., and show the spread.
+
+    Raises:
+        Refused: both are given.
     """
-    return tuple(range(seed, seed + (1 if seeds is None else seeds)))
+    if seed is not None and seeds is not None:
+        raise Refused(f"seed {seed} and seeds {seeds} are both given: seed S runs that one, seeds N runs 0 to N-1")
+    return (seed or 0,) if seeds is None else tuple(range(seeds))
 
 
 GENERAL = (
@@ -259,6 +264,19 @@ def recorded(folder: Path) -> Experiment:
         raise Refused(f"{folder / 'experiment.json'} is damaged: {error}") from error
 
 
+def results_of(folder: Path) -> list[Result]:
+    """The results of a finished run, one a seed.
+
+    Raises:
+        Refused: there is no run, it is not finished, or it is of another version.
+    """
+    seeds = recorded(folder).seeds
+    homes = [folder] if len(seeds) == 1 else [folder / f"seed-{seed}" for seed in seeds]
+    if not all((home / "result.json").exists() for home in homes):
+        raise Refused(f"the run in {folder} is not finished; finish it with: perdure run --resume {folder}")
+    return [read_result(home) for home in homes]
+
+
 def continue_(
     folder: Path,
     *,
@@ -309,7 +327,8 @@ def run(
     Args:
         stream: "permuted-mnist", "split-digits", ... or a file of arrays.
         method: "ewc", ... or "my_file.py:MyMethod".
-        seeds: run so many seeds, from `seed` on, and return a list of results.
+        seed: of the learner; 0 when not given.
+        seeds: run so many seeds, 0, 1, 2, ..., and return a list of results.
         net: "mlp:400-400", or a module of your own.
         out: the run folder; nothing is saved when not given.
         preset: options by the name of a preset; what is given here beats them.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from perdure.evaluate import Matrix, seen
 from perdure.report.table import size
-from perdure.report.verdict import mean_matrix
+from perdure.report.verdict import differs, mean_matrix
 
 if TYPE_CHECKING:
     from perdure.result import Result
@@ -150,7 +150,8 @@ def curves(*results: Result) -> Figure:
     for stack, line, hue in stacks:
         _line(grid[0], np.arange(1, T + 1), np.array([seen(R) for R in stack]), hue, line, marked)
         for axes, j in zip(grid[1:], shown, strict=False):
-            _line(axes, np.arange(j + 2), stack[:, : j + 2, j], FAINT, line, marked, width=0.8)
+            if line == "solid":
+                _line(axes, np.arange(j + 2), stack[:, : j + 2, j], FAINT, line, marked, width=0.8)
             _line(axes, np.arange(j + 1, T + 1), stack[:, j + 1 :, j], hue, line, marked)
     grid[0].set_title("mean so far, %", fontweight="bold")
     for axes, j in zip(grid[1:], shown, strict=False):
@@ -247,11 +248,6 @@ def chosen(tasks: int) -> list[int]:
     if tasks <= PANELS:
         return list(range(tasks))
     return [round(place) for place in np.linspace(0, tasks - 1, PANELS)]
-
-
-def differs(results: Sequence[Result]) -> bool:
-    """Whether knowing the id changed any cell of R."""
-    return any(r.R_given is not None and not np.array_equal(r.R, r.R_given, equal_nan=True) for r in results)
 
 
 def _whole(last: int, first: int = 0) -> Locator:

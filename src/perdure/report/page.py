@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import matplotlib
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
@@ -123,7 +124,7 @@ def _section(row: Row, place: int) -> dict[str, Any]:
         "verdict": verdict.verdict(row.label, results),
         "matrix": drawn(figures.matrix(*results), "matrix", "accuracy matrix"),
         "given": drawn(figures.matrix(*results, given=True), "given", "accuracy matrix with the id given")
-        if figures.differs(results)
+        if verdict.differs(results)
         else None,
         "curves": drawn(figures.curves(*results), "curves", "accuracy curves"),
         "panels": f"{shown} of the {T} tasks, evenly chosen" if shown < T else "",
@@ -137,7 +138,10 @@ def _section(row: Row, place: int) -> dict[str, Any]:
 
 def _undefined(result: Result) -> list[str]:
     """Why cells of R are hatched, each reason once."""
-    return list(dict.fromkeys(why for cell, why in result.reasons.items() if cell.startswith("R[")))
+    found = dict.fromkeys(why for cell, why in result.reasons.items() if cell.startswith("R["))
+    if result.R_given is not None and (np.isnan(result.R_given) & ~np.isnan(result.R)).any():
+        found["given the id of a task that it has not learned, the method has no answer"] = None
+    return list(found)
 
 
 def _run(row: Row, result: Result) -> dict[str, Any]:

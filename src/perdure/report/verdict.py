@@ -6,7 +6,6 @@ Points are percentage points. Tasks count from 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 FORGOTTEN = 0.10  # a task that lost more than 10 points was forgotten
 KEPT = 0.01  # a task that lost at most one point was kept
+DIGITS = 9  # beyond which two losses are the same
 
 
 class Fate(NamedTuple):
@@ -33,7 +33,7 @@ class Fate(NamedTuple):
 
     @property
     def lost(self) -> float:
-        return self.learned - self.end
+        return round(self.learned - self.end, DIGITS)
 
     @property
     def when(self) -> str:
@@ -47,13 +47,13 @@ def fates(R: Matrix) -> list[Fate]:
     """
     T, out = R.shape[1], []
     for j in range(T - 1):
-        rows = [i for i in range(j + 1, T + 1) if not np.isnan(R[i, j])]
-        if not rows or rows[0] != j + 1 or rows[-1] != T:
+        rows = j + 1 + np.flatnonzero(~np.isnan(R[j + 1 :, j]))
+        if len(rows) < 2 or rows[0] != j + 1 or rows[-1] != T:
             continue
-        fall, at = max((R[a, j] - R[b, j], -b) for a, b in pairwise(rows))
-        last = -at
-        first = max(i for i in rows if i < last) + 1
-        out.append(Fate(j + 1, float(R[j + 1, j]), float(R[T, j]), float(fall), first, last))
+        falls = (-np.diff(R[rows, j])).round(DIGITS)
+        k = int(falls.argmax())
+        first, last = int(rows[k]) + 1, int(rows[k + 1])
+        out.append(Fate(j + 1, float(R[j + 1, j]), float(R[T, j]), float(falls[k]), first, last))
     return out
 
 
@@ -64,24 +64,31 @@ def mean_matrix(results: Sequence[Result], given: bool = False) -> Matrix:
     return mean
 
 
+def differs(results: Sequence[Result]) -> bool:
+    """Whether knowing the id changed any cell of R."""
+    return any(r.R_given is not None and not np.array_equal(r.R, r.R_given, equal_nan=True) for r in results)
+
+
 def verdict(label: str, results: Sequence[Result]) -> str:
-    """What happened to the tasks of one experiment, in one sentence."""
-    R = mean_matrix(results)
-    T, end = R.shape[1], R[-1].mean()
+    """What happened to the tasks of one experiment, in one sentence; in two where knowing the id changes it."""
     seeds = f" (means of {len(results)} seeds)" if len(results) > 1 else ""
+    said = f"{label} {_fate(mean_matrix(results))}{seeds}."
+    return said + (f" With the id given it {_fate(mean_matrix(results, given=True))}." if differs(results) else "")
+
+
+def _fate(R: Matrix) -> str:
+    T, end, known = R.shape[1], R[-1].mean(), fates(R)
     if T == 1:
-        return f"{label} learned its only task to {_percent(end)}; nothing came after it that could undo it{seeds}."
-    known = fates(R)
+        return f"learned its only task to {_percent(end)}; nothing came after it that could undo it"
     if not known:
-        return f"What {label} forgot is unknown: no task was examined both right after it was learned and at the end."
+        return "cannot be judged: no task was examined both right after it was learned and at the end"
     worst = max(known, key=lambda fate: fate.lost)
-    examined = f"the {len(known)} tasks that were examined in time" if len(known) < T - 1 else ""
-    every = f"each of {examined}" if examined else "every task"
+    examined = f"the {len(known)} task{'s' * (len(known) > 1)} examined in time" if len(known) < T - 1 else ""
     if worst.lost <= 0:
-        return f"{label} lost nothing of {every}, and ends at {_percent(end)} on average{seeds}."
+        return f"lost nothing of {examined or 'what it learned'}, and ends at {_percent(end)} on average"
     if worst.lost <= KEPT:
-        within = ceil(1000 * worst.lost - 1e-9) / 10
-        return f"{label} kept {every} within {within:.1f} points, and ends at {_percent(end)} on average{seeds}."
+        within = ceil(round(1000 * worst.lost, 6)) / 10
+        return f"kept {examined or 'every task'} within {within:.1f} points, and ends at {_percent(end)} on average"
     forgotten = sum(fate.lost > FORGOTTEN for fate in known)
     if forgotten > 1:
         what = f"forgot {forgotten} of {examined or f'its {T} tasks'}, task {worst.task} most"
@@ -90,8 +97,8 @@ def verdict(label: str, results: Sequence[Result]) -> str:
     else:
         what = f"lost {100 * worst.lost:.1f} points of task {worst.task}"
     return (
-        f"{label} {what}: {_percent(worst.learned)} after learning it, {_percent(worst.end)} at the end; "
-        f"the largest loss, {100 * worst.fell:.1f} points, came while learning {worst.when}{seeds}."
+        f"{what}: {_percent(worst.learned)} after learning it, {_percent(worst.end)} at the end; "
+        f"the largest loss, {100 * worst.fell:.1f} points, came while learning {worst.when}"
     )
 
 

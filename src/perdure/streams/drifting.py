@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 
 import torch
 from torch import Tensor
@@ -66,6 +66,8 @@ def drifting(
     """
     at_least_one(tasks=tasks, batch=batch, passes=passes)
     images_only("drifting", base, interpolation)
+    if not isfinite(span):
+        raise Refused(f"stream.span is {span}; give a number of degrees")
     base, classes, key = base.scaled(scale), torch.arange(base.classes), fold(seed, "drifting")
     dealt = View(base.train, torch.cat([permutation(fold(key, turn), len(base.train)) for turn in range(passes)]))
     if tasks > len(dealt):

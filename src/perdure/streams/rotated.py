@@ -60,6 +60,8 @@ def _angles(angles: str, step: float | None, tasks: int, key: int) -> list[float
     if step is not None:
         if angles != "evenly":
             raise Refused("stream.angles and stream.step are both given; give one of them")
+        if not isfinite(step):
+            raise Refused(f"stream.step is {step}; give a number of degrees")
         return [i * step for i in range(tasks)]
     draws = uniform(key, tasks).tolist()
     if angles == "evenly":

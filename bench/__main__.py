@@ -1,0 +1,193 @@
+"""Times Perdure against a hand-written loop on the same data, in one process and interleaved, and writes the ratios.
+
+Absolute times mean little on a shared machine: every ratio is the median over rounds of (ours / raw) timed back to
+back, both with the same number of threads. `python -m bench --quick` takes a tenth of the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from bench import raw
+from perdure.contract import Fit, Refused, Scenario
+from perdure.data import Arrays
+from perdure.datasets import Base, load
+from perdure.evaluate import BATCH, examine
+from perdure.methods.er import ER
+from perdure.methods.ewc import EWC
+from perdure.methods.finetune import Finetune
+from perdure.ops.fisher import diagonal
+from perdure.streams.permuted import permuted
+
+LR = 0.01
+BOUNDS = {
+    "finetune, batch 10": 1.10,
+    "finetune, batch 128": 1.10,
+    "ewc, batch 10": 1.20,
+    "ewc, batch 128": 1.10,
+    "er, batch 10": 1.15,
+    "er, batch 128": 1.15,
+    "exact Fisher of all examples, in training epochs (batch 10)": 3.0,
+    "exact Fisher of all examples, in training epochs (batch 128)": 3.0,
+    "exam": 1.2,
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def ratio(ours: Callable[[], object], yardstick: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Both timed in turn; the median, least and greatest of their ratios."""
+    ours(), yardstick()
+    pairs = [(seconds(ours), seconds(yardstick)) for _ in range(rounds)]
+    ratios = sorted(a / b for a, b in pairs)
+    return {"ratio": statistics.median(ratios), "least": ratios[0], "greatest": ratios[-1]}
+
+
+def base() -> tuple[Base, str]:
+    """MNIST, or noise of the same shape where there is no MNIST."""
+    try:
+        return load("mnist"), "mnist"
+    except Refused:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randint(0, 256, (70_000, 28, 28), dtype=torch.uint8, generator=generator)
+        labels = torch.arange(70_000) % 10
+        return Base(
+            "noise", Arrays(noise[:60_000], labels[:60_000]), Arrays(noise[60_000:], labels[60_000:]), 10
+        ), "noise"
+
+
+def speed(steps: dict[int, int], rounds: int) -> tuple[dict[str, dict[str, float]], str]:
+    """Ratios of the loop, the exact Fisher and the exam."""
+    images, data = base()
+    stream = permuted(images, tasks=2)
+    x, y = stream[1].examples.materialise().raw(torch.arange(60_000)).flatten(1).float() / 255, images.train.labels
+    key, out = 1, {}
+    for batch, n in steps.items():
+        fit = Fit(optimizer="sgd", lr=LR, steps=n, batch=batch, compete="seen")
+        for method, doubled in (
+            (Finetune(raw.mlp(), fit), 1),
+            (EWC(raw.mlp(), fit, lam=1.0, fisher_examples=BATCH), 1),
+            (ER(raw.mlp(), fit), 2),
+        ):
+            state, _ = method.learn(method.init(0), stream[0], 0)  # the second task is timed: the penalty is on
+            name = f"{type(method).__name__.lower()}, batch {batch}"
+            out[name] = ratio(
+                lambda method=method, state=state: method.learn(state, stream[1], key),
+                lambda n=n, size=batch * doubled: raw.train(raw.mlp(), x, y, size, LR, n),
+                rounds,
+            )
+            print(name, out[name], flush=True)
+    method = Finetune(raw.mlp(), Fit(compete="seen"))
+    state, examples = method.init(0), stream[1].examples.materialise()
+    for batch in steps:
+        epoch, n = 60_000 // batch, steps[batch]
+        name = f"exact Fisher of all examples, in training epochs (batch {batch})"
+        out[name] = {
+            figure: value * n / epoch
+            for figure, value in ratio(
+                lambda: diagonal(method.net, state, examples, "exact", key),
+                lambda n=n, batch=batch: raw.train(raw.mlp(), x, y, batch, LR, n),
+                rounds,
+            ).items()
+        }
+        print(name, out[name], flush=True)
+    exam, net = stream.exams[1], raw.mlp()
+    bare = exam.examples.take(torch.arange(len(exam.examples)))
+    out["exam"] = ratio(
+        lambda: examine(method, state, exam, Scenario.GNS),
+        lambda: raw.examine(net, bare.x, bare.y, BATCH),
+        rounds * 5,
+    )
+    print("exam", out["exam"], flush=True)
+    return out, data
+
+
+MEMORY = """
+import resource, sys
+import torch
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from bench.__main__ import base, raw, LR, Fit, Finetune, EWC, ER, permuted
+import perdure
+images, _ = base()
+method = {"finetune": Finetune, "ewc": EWC, "er": ER}[sys.argv[1]]
+net = raw.mlp()
+fit = Fit(optimizer="sgd", lr=LR, steps=200, batch=128)
+grown = []
+def watch(moment):
+    if moment.doing == "learned":
+        grown.append(int(open("/proc/self/statm").read().split()[1]) * 4096)
+method = method(net, fit)
+perdure.live(method, permuted(images, tasks=int(sys.argv[2])), watch=watch)
+data = sum(part.x.numel() * part.x.element_size() for part in (images.train, images.exam))
+params = sum(p.numel() * 4 for p in net.parameters())
+peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+print(peak, data, params, grown[4], grown[-1])
+"""
+
+
+def memory(tasks: int) -> dict[str, dict[str, float]]:
+    """Peak memory over an import of torch, and growth from the fifth task to the last, in a process of their own."""
+    out = {}
+    for method in ("finetune", "ewc", "er"):
+        words = [sys.executable, "-c", MEMORY, method, str(tasks)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        peak, data, params, early, late = map(int, done.stdout.split())
+        out[method] = {
+            "peak_bytes": peak,
+            "bound_bytes": data + 6 * params + 200 * 10**6,
+            "growth_bytes_from_task_5": late - early,
+            "tasks": tasks,
+        }
+        print(method, out[method], flush=True)
+    return out
+
+
+def main() -> None:
+    """Runs everything, prints ratios beside their bounds, and adds a file to `bench/history/`."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="on both sides")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, and nothing is written")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    part = 10 if given.quick else 1
+    ratios, data = speed({10: 3000 // part, 128: 469 // part}, given.rounds)
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": given.threads},
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "data": data,
+        "bounds": BOUNDS,
+        "ratios": ratios,
+        "memory": memory(10 if given.quick else 50),
+    }
+    for name, bound in BOUNDS.items():
+        figure = ratios[name]["ratio"]
+        print(f"{name:64s} {figure:6.3f}  bound {bound:.2f}  {'kept' if figure <= bound else 'MISSED'}")
+    if not given.quick:
+        history = Path(__file__).parent / "history"
+        history.mkdir(exist_ok=True)
+        (history / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Say what there is: methods, streams, experiments, presets."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from perdure.cli.docstrings import first_sentence
+from perdure.methods import METHODS
+from perdure.streams import STREAMS
+
+
+def main(words: list[str]) -> int:
+    """Carries out the verb."""
+    from perdure.cli.parser import Parser
+    from perdure.experiments.options import unknown
+
+    usage = f"perdure list [{'|'.join(SECTIONS)}]"
+    parser = Parser("list", usage, "Says what there is, all of it or one kind of things; perdure show NAME says more.")
+    parser.add_argument("sections", nargs="*", metavar="KIND", help=", ".join(SECTIONS))
+    given = vars(parser.parse_args(words))
+    if "help" in given:
+        print(parser.format_help().rstrip())
+        return 0
+    sections = given.get("sections", SECTIONS)
+    for section in sections:
+        if section not in SECTIONS:
+            raise unknown("kind of things", section, SECTIONS)
+    for section in sections:
+        table = Table.grid(padding=(0, 2))
+        for name, words_on_it in SECTIONS[section]().items():
+            table.add_row(f"  {name}", words_on_it)
+        console = Console(highlight=False)
+        console.print(f"[bold]{section}[/]")
+        console.print(table)
+    return 0
+
+
+def methods() -> dict[str, str]:
+    """Every method and what it is."""
+    return {name: first_sentence(place.partition(":")[0]) for name, place in METHODS.items()}
+
+
+def streams() -> dict[str, str]:
+    """Every kind of stream, and the data sets they can be made of."""
+    from perdure.datasets import BASES
+
+    kinds = {
+        "FILE.npz" if name == "arrays" else f"{name}-BASE": first_sentence(place.partition(":")[0])
+        for name, place in STREAMS.items()
+    }
+    return kinds | {"BASE": f"{', '.join(BASES)}, or NAME where a data root has NAME.npz"}
+
+
+def experiments() -> dict[str, str]:
+    """Every published table."""
+    from perdure.experiments.tables import TABLES, table
+
+    return {name: table(name).title for name in TABLES}
+
+
+def presets() -> dict[str, str]:
+    """Every preset and what it is for."""
+    from perdure.experiments.presets import about, file_of, presets
+
+    return {name: about(file_of(name)) for name in presets()}
+
+
+SECTIONS = {"methods": methods, "streams": streams, "experiments": experiments, "presets": presets}

@@ -1,0 +1,61 @@
+"""Splits a command line into options, as text: Python's, a file's and these are all checked in one place, `plan`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from perdure.contract import Refused
+from perdure.experiments.options import Option, flag, unknown
+
+METAVARS = {"a whole number": "N", "a number": "X", "text": "TEXT"}
+
+
+class Parser(argparse.ArgumentParser):
+    """An `argparse` parser without abbreviations, whose errors are one message."""
+
+    def __init__(self, verb: str, usage: str, description: str) -> None:
+        super().__init__(
+            prog=f"perdure {verb}",
+            usage=usage,
+            description=description.replace("%", "%%"),
+            allow_abbrev=False,
+            add_help=False,
+            argument_default=argparse.SUPPRESS,
+        )
+        self.add_argument("-h", "--help", action="store_true", help="say this")
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses; an unknown option is answered with the nearest."""
+        _, _, extra = message.partition("unrecognized arguments: ")
+        if extra.startswith("-"):
+            known = [word for action in self._actions for word in action.option_strings]
+            raise unknown("option", extra.split()[0].partition("=")[0], known, f"See: {self.prog} --help")
+        raise Refused(f"{message}. See: {self.prog} --help")
+
+
+def spelled(words: Iterable[str]) -> list[str]:
+    """The same words with - and _ alike in options, and dotted options joined with their values (--fit.lr=0.1)."""
+    out, rest = [], iter(words)
+    for word in rest:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            word = flag(name.replace("-", "_")) + equals + value
+            if "." in name and not equals:
+                word += "=" + next(rest, "")
+        out.append(word)
+    return out
+
+
+def add(parser: Any, option: Option) -> None:
+    """Adds an option to a parser, or to a group of one; its value stays text."""
+    words = option.help.removesuffix(".")
+    if option.kind == "true or false" and "." not in option.name:
+        parser.add_argument(flag(option.name), dest=option.name, action="store_true", help=words.replace("%", "%%"))
+        return
+    if option.default is not None:
+        default = str(option.default).lower() if isinstance(option.default, bool) else option.default
+        words += f" (default: {default})" if default != "" else ""
+    metavar = METAVARS.get(option.kind, option.kind.replace(" or ", "|"))
+    parser.add_argument(flag(option.name), dest=option.name, metavar=metavar, help=words.replace("%", "%%"))

@@ -1,0 +1,36 @@
+"""Write one page about finished runs, and compare them.
+
+The page is one HTML file, which needs nothing outside itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from perdure import report
+from perdure.cli.parser import Parser
+from perdure.cli.present import compare
+from perdure.experiments import results_of
+
+
+def main(words: list[str]) -> int:
+    """Carries out the verb."""
+    parser = Parser("report", "perdure report DIR... [--out FILE]", "Writes one page about the runs in some folders.")
+    parser.add_argument("folders", nargs="*", metavar="DIR", help="a run folder")
+    parser.add_argument("--out", metavar="FILE", help="the page (default: report.html, inside DIR where there is one)")
+    given = vars(parser.parse_args(words))
+    if "help" in given:
+        print(parser.format_help().rstrip())
+        return 0
+    folders = [Path(folder) for folder in given.get("folders", [])]
+    if not folders:
+        parser.error("name at least one run folder")
+    page = Path(given.get("out", folders[0] / "report.html" if len(folders) == 1 else "report.html"))
+    results = [result for folder in folders for result in results_of(folder)]
+    report.write(results, page)
+    console = Console()
+    compare(console, results)
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,137 @@
+"""Teach a network a stream of tasks, or continue where a run stopped.
+
+`perdure run STREAM METHOD` learns, examines after every task, prints what it measured, and writes a page about it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from perdure import report
+from perdure.cli import fail
+from perdure.cli.parser import Parser, add, spelled
+from perdure.cli.present import present
+from perdure.cli.progress import Watch, shown
+from perdure.contract import Fit, Refused
+from perdure.experiments import continue_, execute, plan
+from perdure.experiments.experiment import GENERAL, Experiment, recorded
+from perdure.experiments.options import FIT, default_fit, described, flag, method_class, of_method, of_stream
+from perdure.methods import METHODS
+from perdure.result import Result, summary
+
+USAGE = """perdure run STREAM METHOD [OPTIONS]
+       perdure run STREAM METHOD --help      (the options of that stream and that method)
+       perdure run --resume DIR"""
+OWN = ("preset", "config", "out", "resume", "json", "help")
+
+
+class Work(NamedTuple):
+    """A run that can begin."""
+
+    experiment: Experiment
+    folder: Path
+    do: Callable[[Watch], list[Result]]
+
+
+def main(words: list[str]) -> int:
+    """Carries out the verb."""
+    words = spelled(words)
+    parser = _parser()
+    for name in sorted({word[2:].partition("=")[0] for word in words if word.startswith("--")}):
+        if "." in name:
+            parser.add_argument(f"--{name}", dest=name)  # checked with the others, by `plan`
+    given = vars(parser.parse_args(words))
+    if given.pop("help", False):
+        print(_help(given.get("stream"), given.get("method")))
+        return 0
+    as_json = given.pop("json", False)
+    work = _resumed(given) if "resume" in given else _begun(given)
+    noun = "chunk" if work.experiment.scenario in ("nns", "free") else "task"
+    try:
+        with shown(work.experiment.seeds, noun) as watch:
+            results = work.do(watch)
+    except KeyboardInterrupt:
+        return fail(_stopped(work), 130)
+    page = report.write(results, work.folder / "report.html")
+    present(Console(stderr=as_json), results, work.folder, page)
+    if as_json:
+        print(json.dumps(summary(results, listed="seeds" in given or len(results) > 1)))
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("run", USAGE, "Teaches a network a stream of tasks with a method, and shows what it forgot.")
+    parser.add_argument("stream", nargs="?", metavar="STREAM", help="KIND-BASE (permuted-mnist) or a file (my.npz)")
+    parser.add_argument("method", nargs="?", metavar="METHOD", help="a name (ewc) or FILE.py:CLASS")
+    for part in GENERAL:
+        for option in described(part):
+            add(parser, option)
+    parser.add_argument("--preset", metavar="NAME", help="options by name; see perdure list presets")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options, with the names they have here")
+    parser.add_argument("--out", metavar="DIR", help="the run folder (default: runs/STREAM-METHOD)")
+    parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder")
+    parser.add_argument("--json", action="store_true", help="the result as JSON on the last line of stdout")
+    return parser
+
+
+def _help(stream: str | None, method: str | None) -> str:
+    """General options, those of fitting, and those of the stream and the method that are named."""
+    parser, parts = _parser(), {"fitting a network to one task": FIT}
+    fit = Fit()
+    if method is not None:
+        fit = default_fit(method_class(method))
+        parts[f"the method {method}"] = of_method(method_class(method))
+    if stream is not None:
+        parts[f"the stream {stream}"] = of_stream(stream)
+    for title, part in parts.items():
+        group = parser.add_argument_group(title)
+        for option in described(part):
+            shipped = getattr(fit, option.name.removeprefix("fit.")) if part is FIT else option.default
+            add(group, option._replace(default=shipped))
+    return parser.format_help().rstrip()
+
+
+def _begun(given: Mapping[str, Any]) -> Work:
+    """A run from its beginning."""
+    missing = [name.upper() for name in ("stream", "method") if name not in given]
+    if missing:
+        raise Refused(
+            f"{' and '.join(missing)} missing: perdure run STREAM METHOD, as in: perdure run permuted-digits ewc"
+        )
+    options = {name: value for name, value in given.items() if name not in (*OWN, "stream", "method")}
+    experiment = plan(given["stream"], given["method"], options, given.get("preset"), given.get("config"))
+    folder = Path(given["out"]) if "out" in given else _free_folder(experiment)
+    return Work(experiment, folder, lambda watch: execute(experiment, folder, watch=watch))
+
+
+def _resumed(given: Mapping[str, Any]) -> Work:
+    """A run that goes on."""
+    folder, others = Path(given["resume"]), [name for name in given if name not in ("resume", "stream", "method")]
+    if others:
+        raise Refused(f"--resume continues a run as it began; leave out {', '.join(map(flag, others))}")
+    experiment = recorded(folder)
+    for name in ("stream", "method"):
+        if given.get(name, getattr(experiment, name)) != getattr(experiment, name):
+            raise Refused(f"{folder} holds a run with {name} {getattr(experiment, name)}, not {given[name]}")
+    return Work(experiment, folder, lambda watch: continue_(folder, method=given.get("method"), watch=watch))
+
+
+def _free_folder(experiment: Experiment) -> Path:
+    """runs/STREAM-METHOD, or with -2, -3, ... behind it where that is taken."""
+    method = experiment.method.rpartition(":")[2].lower()
+    name, number = f"{Path(experiment.stream).stem}-{method}", 1
+    while (folder := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def _stopped(work: Work) -> str:
+    if not (work.folder / "experiment.json").exists():
+        return "stopped; nothing had been learned"
+    own = "" if work.experiment.method in METHODS else f" {work.experiment.stream} {work.experiment.method}"
+    return f"stopped. Continue with: perdure run --resume {work.folder}{own}"

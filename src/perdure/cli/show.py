@@ -1,0 +1,110 @@
+"""Say everything about one method, stream, experiment or preset.
+
+What a method does, its paper, options, scenarios and memory come from its own file: there is no second list.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from perdure.cli.parser import Parser
+from perdure.contract import Fit, Method, Scenario
+from perdure.experiments import presets
+from perdure.experiments.experiment import command
+from perdure.experiments.options import (
+    Part,
+    default_fit,
+    described,
+    flag,
+    method_class,
+    of_method,
+    of_stream,
+    unknown,
+)
+from perdure.experiments.tables import TABLES, table
+from perdure.methods import METHODS
+from perdure.streams import STREAMS
+
+MEMORY = {
+    "constant": "does not grow",
+    "task": "grows with the tasks",
+    "class": "grows with the classes",
+    "data": "grows with the data",
+}
+
+
+def main(words: list[str]) -> int:
+    """Carries out the verb."""
+    parser = Parser("show", "perdure show NAME", "Says everything about one method, stream, experiment or preset.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a name that perdure list has, or FILE.py:CLASS")
+    given = vars(parser.parse_args(words))
+    if "help" in given:
+        print(parser.format_help().rstrip())
+        return 0
+    if "names" not in given:
+        parser.error("name what to show; perdure list says what there is")
+    for name in given["names"]:
+        _show(name)
+    return 0
+
+
+def _show(name: str) -> None:
+    kind = name.partition("-")[0]
+    if name in METHODS or ":" in name:
+        _method(name)
+    elif name in presets.presets():
+        print(presets.file_of(name).read_text(encoding="utf-8").rstrip())
+    elif name in TABLES:
+        _experiment(name)
+    elif kind in STREAMS or name.endswith(".npz"):
+        _stream(name)
+    else:
+        raise unknown("name", name, [*METHODS, *STREAMS, *TABLES, *presets.presets()])
+
+
+def _method(name: str) -> None:
+    cls = method_class(name)
+    print(_said(sys.modules[cls.__module__], cls))
+    works = ", ".join(scenario.value for scenario in Scenario if scenario in cls.scenarios)
+    print(f"\nScenarios: {works}. Its state {MEMORY[cls.memory]}.")
+    print(f"Fit: {_fit(cls)}.\n")
+    _options(of_method(cls), f"It has no options but those of fitting (perdure run STREAM {name} --help).")
+
+
+def _fit(cls: type[Method]) -> str:
+    """How a method's own fit differs from the common one."""
+    own, common = default_fit(cls), Fit()
+    differing = [name for name in vars(common) if getattr(own, name) != getattr(common, name)]
+    return ", ".join(f"{name} {getattr(own, name)}" for name in differing) or "as common to all methods"
+
+
+def _stream(name: str) -> None:
+    part = of_stream(name)
+    print(_said(sys.modules[part.signature.__module__], part.signature), end="\n\n")
+    _options(part, "It has no options.")
+
+
+def _experiment(name: str) -> None:
+    of = table(name)
+    print(f"{of.title}\n\n{of.protocol}\n\nAbout {of.hours:g} hours on two cores. Its runs:\n")
+    for experiment in of.runs.values():
+        print(f"  {command(experiment)}")
+
+
+def _said(module: Any, thing: Any) -> str:
+    """The docstrings of a module and of its class or function, without the arguments."""
+    own = (inspect.getdoc(thing) or "").partition("Args:")[0].partition("Raises:")[0]
+    return f"{inspect.cleandoc(module.__doc__ or '')}\n\n{own}".strip()
+
+
+def _options(part: Part, none: str) -> None:
+    grid = Table.grid(padding=(0, 2))
+    for option in described(part):
+        default = "" if option.default is None else f", default {option.default}" if option.default != "" else ""
+        grid.add_row(f"  {flag(option.name)}", f"{option.help} ({option.kind}{default})")
+    Console(highlight=False).print(grid if grid.row_count else none, markup=False)

@@ -1,0 +1,211 @@
+"""Facts about experience replay: it equals its definition written an example at a time, and it remembers."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import nn
+
+from perdure.contract import Fit, Refused, Scale, Scenario, Task, TaskId
+from perdure.data import Arrays
+from perdure.methods.er import ER
+from perdure.methods.finetune import Finetune
+from perdure.model import start, with_outputs
+from perdure.nets import build
+from perdure.rng import fold, integers, normal, permutation, uniform
+from perdure.train import Descent, competing, for_scenario
+from perdure.tree import equal, nbytes
+
+SCALE = Scale(128.0, 1 / 32)
+FIT = Fit(optimizer="sgd", lr=0.1, batch=10, epochs=2)
+
+
+def net(rows: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        whole = nn.Sequential(nn.Flatten(), nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 2))
+    return with_outputs(whole, Fit(), rows)
+
+
+def task(number: int, classes: list[int], n: int = 60) -> Task:
+    """Classes far apart, elsewhere in every task."""
+    key, labels = fold(7, number), integers(fold(8, number), len(classes), n)
+    means = 2 * normal(key, len(classes) * 8).view(len(classes), 8)
+    x = (means[labels] + normal(fold(9, number), n * 8).view(n, 8)) * 32 + 128
+    stored = x.round().clamp(0, 255).byte().view(n, 2, 4)
+    return Task(Arrays(stored, torch.tensor(classes)[labels], SCALE), TaskId(number, torch.tensor(classes)))
+
+
+def stream(scenario: Scenario, n: int = 3) -> list[Task]:
+    unshared = scenario in (Scenario.GG, Scenario.GNU)
+    tasks = [task(t, [2 * t, 2 * t + 1] if unshared else [0, 1]) for t in range(n)]
+    return [t._replace(id=None) for t in tasks] if scenario is Scenario.NNS else tasks
+
+
+def learn_all(method, tasks):
+    state, traces = method.init(0), []
+    for number, some in enumerate(tasks):
+        state, trace = method.learn(state, some, number)
+        traces.append(trace.loss)
+    return state, traces
+
+
+def accuracy(method, state, some: Task, id: TaskId | None) -> float:
+    answer = method.predict(state, some.examples.take(torch.arange(len(some.examples))).x, id)
+    return (answer.labels[answer.logits.argmax(1)] == some.examples.labels).float().mean().item()
+
+
+class ByHand:
+    """Experience replay as its paper has it, an example at a time; only the draws and the batches are ours."""
+
+    def __init__(self, model, fit: Fit, slots: int) -> None:
+        self.net, self.fit, self.slots = net(len(model.labels)), fit, slots
+        with torch.no_grad():
+            for name, param in self.net.named_parameters():
+                param.copy_(model.params[name])
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=fit.lr)
+        self.held: list[tuple[torch.Tensor, int, list[int]]] = []  # stored input, label, the labels it competes with
+        self.seen = 0
+
+    def loss(self, raw, label, own):
+        logits = self.net(SCALE(raw)[None])[:, own]
+        return F.cross_entropy(logits, torch.tensor([own.index(label)]))
+
+    def learn(self, some: Task, key: int, everything: list[int]) -> list[float]:
+        classes = competing(self.fit, some)
+        own = everything if classes is None else classes.tolist()
+        reservoir, replay = fold(key, "reservoir"), fold(fold(key, "replay"), "more")
+        losses, drawn, first = [], 0, len(some.examples)
+        blank = Descent(net(), start(net(2), self.fit, 0)._replace(labels=some.examples.labels.unique()), self.fit, key)
+        for batch in blank.batches(some.examples):
+            blank.step(torch.zeros_like(blank.flat))
+            rows, old = batch.rows, []
+            fill = min(self.seen, self.slots)
+            for draw in uniform(replay, len(rows), start=drawn).tolist():
+                old += [self.held[int(draw * fill)]] if fill else []
+            drawn += len(rows)
+            new = [(some.examples.x[i], int(some.examples.labels[i]), own) for i in rows.tolist()]
+            loss = torch.stack([self.loss(*example) for example in new + old]).mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.item())
+            for example in new if first > 0 else []:
+                place = int(integers(reservoir, self.seen + 1, 1, start=self.seen))
+                if self.seen < self.slots:
+                    self.held.append(example)
+                elif place < self.slots:
+                    self.held[place] = example
+                self.seen += 1
+            first -= len(rows)
+        return losses
+
+
+@pytest.mark.parametrize("scenario", [Scenario.GG, Scenario.GNS])
+def test_it_is_its_definition_an_example_at_a_time(scenario):
+    """Two passes over three tasks with a partial batch; in GG every exemplar competes within its own task."""
+    tasks = [task(0, [0, 1], 25), task(1, [2, 3], 25), task(2, [1, 2], 25)]
+    method = ER(net(4), for_scenario(FIT, scenario), slots=15)
+    state = method.init(0)
+    hand = ByHand(state.model, method.fit, 15)
+    for number, some in enumerate(tasks):
+        losses = hand.learn(some, number, [0, 1, 2, 3])
+        state, trace = method.learn(state, some, number)
+        torch.testing.assert_close(trace.loss, torch.tensor(losses), rtol=1e-4, atol=1e-5)
+        assert equal(state.memory.x, torch.stack([x for x, _, _ in hand.held]))
+        assert state.memory.labels.tolist() == [label for _, label, _ in hand.held]
+        if scenario is Scenario.GG:
+            assert [list(state.sets[place]) for place in state.which] == [own for _, _, own in hand.held]
+    for name, param in hand.net.named_parameters():
+        torch.testing.assert_close(state.model.params[name], param.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scenario", Scenario)
+def test_it_remembers_where_finetune_forgets(scenario):
+    """Permuted digits, three tasks: mean accuracy in the end."""
+    digits = load_digits()
+    x, y = torch.from_numpy(digits.data[:800]).byte(), torch.from_numpy(digits.target[:800])
+    tasks = []
+    for number in range(3):
+        labels = y + 10 * number if scenario is Scenario.GNU else y
+        id = None if scenario is Scenario.NNS else TaskId(number, labels.unique())
+        tasks.append(Task(Arrays(x[:, permutation(number, 64)], labels, Scale(0.0, 1 / 16)), id))
+    mlp = build("mlp:64", (64,), 0 if scenario is Scenario.GNU else 10)
+    fit = for_scenario(Fit(lr=0.005, batch=20, epochs=2), scenario)
+    means = {}
+    for method in (Finetune(mlp, fit), ER(mlp, fit, slots=200)):
+        state, _ = learn_all(method, tasks)
+        given = [some.id if scenario is Scenario.GG else None for some in tasks]
+        scores = [accuracy(method, state, *exam) for exam in zip(tasks, given, strict=True)]
+        means[type(method)] = sum(scores) / len(scores)
+    assert means[ER] > 0.75
+    assert means[ER] > means[Finetune] + 0.15
+
+
+@pytest.mark.parametrize("scenario", Scenario)
+def test_without_slots_it_is_finetune_bit_for_bit(scenario):
+    fit, rows = for_scenario(replace(FIT, optimizer="adam", moments="kept"), scenario), 6
+    state, traces = learn_all(ER(net(rows), fit, slots=0), stream(scenario))
+    model, expected = learn_all(Finetune(net(rows), fit), stream(scenario))
+    assert equal(state.model, model)
+    assert equal(tuple(traces), tuple(expected))
+    assert state.memory is None
+
+
+def test_an_empty_memory_replays_nothing():
+    """The first step ever is finetune's; the second is not."""
+    some = stream(Scenario.GNS)[0]
+    _, (ours,) = learn_all(ER(net(2), FIT), [some])
+    _, (plain,) = learn_all(Finetune(net(2), FIT), [some])
+    assert equal(ours[0], plain[0])
+    assert not equal(ours[2], plain[2])
+
+
+def test_bytes_are_constant_from_the_first_task_on():
+    method, tasks = ER(net(2), FIT, slots=70), stream(Scenario.GNS)
+    states = [method.init(0)]
+    for number, some in enumerate(tasks):
+        states.append(method.learn(states[-1], some, number)[0])
+    sizes = {nbytes(state) - nbytes(state.model) for state in states[1:]}
+    assert sizes == {70 * (8 + 8 + 4)}  # a stored input, its label, its set
+    assert nbytes(states[0].memory) == 0
+    assert [state.memory.seen for state in states[1:]] == [60, 120, 180]
+
+
+def test_the_memory_holds_stored_inputs_of_the_tasks_it_saw():
+    tasks = stream(Scenario.GNU)
+    state, _ = learn_all(ER(net(), FIT, slots=30), tasks)
+    assert state.memory.x.dtype == torch.uint8
+    for x, label in zip(state.memory.x, state.memory.labels.tolist(), strict=True):
+        origin = tasks[label // 2].examples
+        assert ((origin.x == x).flatten(1).all(1) & (origin.labels == label)).any()
+
+
+def test_a_task_at_another_scale_is_refused():
+    tasks = stream(Scenario.GNS)
+    tasks[1] = tasks[1]._replace(examples=replace(tasks[1].examples, scale=Scale()))
+    with pytest.raises(Refused, match="store the inputs of all tasks alike"):
+        learn_all(ER(net(2), FIT), tasks)
+
+
+def test_a_negative_number_of_slots_is_refused():
+    with pytest.raises(Refused, match=r"method.slots is -1; it must not be negative"):
+        ER(net(2), slots=-1)
+
+
+@pytest.mark.parametrize("slots", [0, 10])
+def test_an_empty_task_is_refused(slots):
+    some = stream(Scenario.GNS)[0]
+    none = Task(Arrays(some.examples.x[:0], some.examples.labels[:0], SCALE), some.id)
+    with pytest.raises(Refused, match="the task holds no examples"):
+        learn_all(ER(net(2), FIT, slots=slots), [none])
+
+
+def test_old_states_stay_as_they_were():
+    method, tasks = ER(net(2), FIT, slots=20), stream(Scenario.GNS)
+    state, _ = learn_all(method, tasks[:2])
+    before = copy.deepcopy(state)
+    method.learn(state, tasks[2], 2)
+    assert equal(state, before)
