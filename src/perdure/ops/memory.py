@@ -18,7 +18,7 @@ from perdure.train import Descent
 
 Sets = tuple[tuple[int, ...], ...]
 
-DRAWS = 1 << 16  # random numbers drawn at once: a hash a step would cost more than the step's own gather
+DRAWS = 1 << 14  # random numbers drawn at once: a hash a step would cost more than the step's own gather
 
 
 class Memory(NamedTuple):
