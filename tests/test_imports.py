@@ -35,7 +35,8 @@ def imported(path: Path) -> set[str]:
     rooms = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "perdure":
-            rooms |= {node.module.split(".")[1]} if "." in node.module else {name.name for name in node.names}
+            named = {node.module.split(".")[1]} if "." in node.module else {name.name for name in node.names}
+            rooms |= named - {"__version__"}
         if isinstance(node, ast.Import):
             rooms |= {name.name.split(".")[1] for name in node.names if name.name.startswith("perdure.")}
     return rooms

@@ -256,7 +256,7 @@ def repeatable(case: Case) -> None:
     for number, pair in enumerate(zip(case.states, states, strict=True)):
         if path := _difference(*pair):
             raise LawBroken(
-                f"the state after {number} tasks differs at {path} when all is run again. Draw everything from the key "
+                f"the state s_{number} differs at {path} when all is run again. Draw everything from the key "
                 "(`perdure.rng`), never from torch's, numpy's or Python's global generator"
             )
     if path := _difference(tuple(case.lived[1]), tuple(traces)):
@@ -270,8 +270,8 @@ def resumable(case: Case) -> None:
         state, _ = case.anew().learn(_stored(state, case.method.states), task, case.key(number))
         if path := _difference(case.states[number + 1], state):
             raise LawBroken(
-                f"saved, loaded and continued, the state after {number + 1} tasks differs at {path}. Keep everything "
-                "that learning needs in the state, and nothing on the method"
+                f"saved, loaded and continued, the state s_{number + 1} differs at {path}. Keep everything that "
+                "learning needs in the state, and nothing on the method"
             )
 
 
@@ -301,7 +301,7 @@ def hidden(case: Case) -> None:
     for number, pair in enumerate(zip(case.states, states, strict=True)):
         if path := _difference(*pair):
             raise LawBroken(
-                f"the state after {number} tasks differs at {path} when the same examples are a view of a larger set. "
+                f"the state s_{number} differs at {path} when the same examples are a view of a larger set. "
                 "Use `len`, `labels`, `take`, `raw`, `split` and `materialise` of a task's examples, nothing beneath"
             )
 
@@ -421,12 +421,14 @@ def off(case: Case) -> None:
     (states, traces), (fine, losses) = case.life(method, case.tasks), case.life(plain, case.tasks)
     for number, (state, expected) in enumerate(zip(states, fine, strict=True)):
         if path := _difference(next(_models(state), expected), expected):
-            raise LawBroken(f"with {dict(method.off)} the model after {number} tasks is not finetune's: {path} differs")
+            raise LawBroken(f"with {dict(method.off)} the model of s_{number} is not finetune's: {path} differs")
         for exam in range(TASKS):
             x, id = case.inputs(exam), case.id(exam)
             ours, theirs = method.predict(method.ready(state), x, id), plain.predict(expected, x, id)
             if path := _difference(ours, theirs):
-                raise LawBroken(f"with {dict(method.off)} the {path} after {number} tasks differs from finetune's")
+                raise LawBroken(
+                    f"with {dict(method.off)} an answer from s_{number} differs from finetune's in its {path}"
+                )
     if path := _difference(tuple(traces), tuple(losses)):
         raise LawBroken(f"with {dict(method.off)} the traces differ from finetune's at {path}")
 

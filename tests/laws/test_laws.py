@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,6 @@ def _case(name: str, scenario: Scenario) -> Case:
     [
         pytest.param(name, law, scenario, id=f"{name}-{law}-{scenario.value}")
         for name in METHODS
-        if find_spec(METHODS[name].partition(":")[0])  # a method that is not written yet
         for law, scenario in cases(_method(name))
     ],
 )
@@ -207,7 +206,7 @@ BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
     "off but for its answers": (
         "off",
         {PREDICT: "        x = x * 1.001\n" + PREDICT},
-        "the logits after 0 tasks differs",
+        "an answer from s_1 differs from finetune's in its logits",
     ),
     "labels as places": (
         "relabelled",

@@ -175,6 +175,7 @@ def test_the_smallest_run(written):
     text = Page(written(make([[0.1], [0.9]], options={}, growth=0, R_given=None, scenario="nns", losses=[[]]))).text
     assert "Scenario nns, task-free" in text
     assert "learned its only task to 90.0 %" in text
+    assert "this scenario has no ids" not in text  # a note on a column that is not shown
 
 
 def test_a_result_without_options(written):

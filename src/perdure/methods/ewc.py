@@ -9,18 +9,19 @@ constant), which is all that is kept:
     A <- A + F        C <- C + F / A (theta - C)         after each task
 
 Reference: J. Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", 2017, arXiv 1612.00796.
-Deviations: none. The paper leaves one or several penalties open; a running mean C loses no digits, A theta - B would.
+Deviations: none. The paper allows one merged penalty; C is a running mean because A theta - sum F_k theta_k cancels.
 Memory: constant, three times the network.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from math import inf
+from typing import ClassVar, NamedTuple, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
 from perdure.model import Model, answer, grow, start
@@ -57,8 +58,12 @@ class EWC(Method):
     off: ClassVar = {"lam": 0.0}
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lam < float("inf"):
-            raise Refused(f"lam is {self.lam}, a negative strength would push away")
+        if not 0 <= self.lam < inf:
+            raise Refused(f"lam is {self.lam}; a strength is finite and not negative (0 for no penalty)")
+        if self.fisher not in get_args(Kind):
+            raise Refused(f"fisher is {self.fisher!r}; use one of {', '.join(get_args(Kind))}")
+        if self.fisher_examples is not None and self.fisher_examples < 1:
+            raise Refused(f"fisher_examples is {self.fisher_examples}; use at least 1, or none for all examples")
 
     def init(self, key: int, background: Examples | None = None) -> EWCState:
         return EWCState(start(self.net, self.fit, key), {}, {})
@@ -66,23 +71,26 @@ class EWC(Method):
     def learn(self, state: EWCState, task: Task, key: int) -> tuple[EWCState, Trace]:
         classes = competing(self.fit, task)
         descent = Descent(self.net, grow(self.net, self.fit, state.model, task), self.fit, key, classes)
-        examples, theta = task.examples.materialise(descent.device), descent.flat
-        pulled = self.lam > 0 and bool(state.precision)
-        a, c = (descent.layout.flat(kept) if pulled else torch.zeros_like(theta) for kept in state[1:])
-        strength, away = self.lam * a, torch.empty_like(theta)
+        theta, layout = descent.flat, descent.layout
+        examples = task.examples.materialise(descent.device)
+        held = bool(self.lam and state.precision)
+        A = layout.flat(state.precision) if held else torch.zeros_like(theta)
+        C = layout.flat(state.anchor) if held else torch.zeros_like(theta)
+        lam_A, away = self.lam * A, torch.empty_like(theta)
         for batch in descent.batches(examples):
-            grads = descent.grad(F.cross_entropy(descent(batch.x), batch.y))
-            if pulled:
-                torch.sub(theta, c, out=away)
-                grads.addcmul_(strength, away)
+            grads = descent.grad(cross_entropy(descent(batch.x), batch.y))
+            if held:
+                grads.addcmul_(lam_A, torch.sub(theta, C, out=away))
             descent.step(grads)
-        model = descent.model
-        f = descent.layout.flat(
+        model, trace = descent.model, descent.trace
+        if not self.lam:
+            return state._replace(model=model), trace
+        F = layout.flat(
             diagonal(self.net, model, examples, self.fisher, fold(key, "fisher"), classes, self.fisher_examples)
         )
-        a += f
-        c += f / a.clamp_min(torch.finfo(a.dtype).tiny) * (theta - c)  # where A is 0, C is of no consequence
-        return EWCState(model, descent.layout.named(a), descent.layout.named(c)), descent.trace
+        A += F
+        C += F / A.clamp_min(torch.finfo(A.dtype).tiny) * (theta - C)  # where A is 0, C does not matter
+        return EWCState(model, layout.named(A), layout.named(C)), trace
 
     def predict(self, ready: EWCState, x: Tensor, id: TaskId | None = None) -> Answer:
         return answer(self.net, ready.model, x, id)

@@ -2,12 +2,12 @@
 
 For the t-th task, with W the trunk (all but the head) and owner 0 where a weight is free:
 
-    train     the free weights, through all that are owned:   min L_t(where(owner < t, W, 0) frozen, free W)
-    prune     in each layer the share q of them with the smallest |w|: w = 0, owner = 0
-    retrain   the survivors
-    freeze    owner = t, for good; the task keeps its own head
+    train     owner <- t where it is 0; min L_t(W) over W[owner = t] and a head of its own, the rest used but not moved
+    prune     in each layer the share q of W[owner = t] with the smallest |w|: w <- 0, owner <- 0
+    retrain   min L_t(W) over the survivors, W[owner = t], and the head
+    freeze    what t owns never moves again
 
-    bind(W, t) = where(1 <= owner <= t, W, 0)                 the weights of task t at every later exam
+    bind(W, t) = where(1 <= owner <= t, W, 0)          the trunk of task t, at every exam
 
 Before task t the share q^(t-1) of the weights is free. A withheld id is inferred: the task with the lowest entropy
 answers.
@@ -51,7 +51,7 @@ class Part(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """One trunk that all tasks share, and whose each of its weights is."""
+    """One trunk that all tasks share, and to which of them each of its weights belongs."""
 
     model: Model  # the trunk, and the head and statistics that every task starts from
     owner: Params  # uint8 for each trunk parameter: 0 free, t of the t-th task

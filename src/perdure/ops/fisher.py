@@ -4,7 +4,7 @@
 
 The square is taken an example at a time: that of a batch's mean gradient is about B times smaller, and near an optimum
 holds little but the noise of that mean. The gradient of log p(y|x) by the logits is e_y - p, so with J the Jacobian of
-an example's logits and cotangents s (K, B, n) the Fisher is F = 1/N sum_n sum_k (J_n^T s_kn)^2, where s is
+an example's logits and cotangents s the Fisher is F = 1/N sum_n sum_k (J_n^T s_kn)^2, where s is
 
     exact      sqrt(p_c) (e_c - p) for each class c, since sum_c s_c s_c^T is the covariance of e_y - p under the model
     sampled    e_y - p for one y ~ p an example: right on average
@@ -40,7 +40,7 @@ SAMPLES = 5000  # examples of `auto` where the Fisher does not factor
 PROBE = 8  # examples that show whether it does
 CHUNK = 1 << 23  # numbers held at once in gradients of single examples
 
-Cotangents = Callable[[Tensor], Tensor]  # of competing logits (B, n): s (K, B, n)
+Cotangents = Callable[[Tensor], Iterator[Tensor]]  # from competing logits (B, n), K times s (B, n)
 
 
 def diagonal(
@@ -86,20 +86,23 @@ def diagonal(
     return {name: square.div_(len(chosen)) for name, square in total.items()}
 
 
-def _cotangents(kind: Kind, shown: Tensor, truth: Tensor, draw: Tensor, logits: Tensor) -> Tensor:
+def _cotangents(kind: Kind, shown: Tensor, truth: Tensor, draw: Tensor, logits: Tensor) -> Iterator[Tensor]:
+    """Each s (B, n) at competing logits (B, n) of the labels `shown` (n,); truth and draws are (B,)."""
     p = logits.softmax(1)
     if kind == "exact":
-        return p.sqrt().T[:, :, None] * (torch.eye(len(shown)).to(p)[:, None] - p)  # (C, B, C)
+        for c, one in enumerate(torch.eye(len(shown)).to(p)):
+            yield p[:, c : c + 1].sqrt() * (one - p)
+        return
     if kind == "sampled":
         below = (p.cumsum(1) < draw.to(p)[:, None]).sum(1)
         truth = shown[below.clamp_(max=len(shown) - 1)]  # rounding may leave the sum of p under the draw
     hit = truth[:, None] == shown
     if not bool(hit.any(1).all()):
+        known = ", ".join(map(str, shown.tolist()))
         raise Refused(
-            f"the empirical Fisher needs every label among those that compete ({', '.join(map(str, shown.tolist()))}); "
-            "use the exact or sampled Fisher, or let all labels compete"
+            f"the empirical Fisher met a label that does not compete (those are {known}); use exact or sampled"
         )
-    return (hit.to(p) - p)[None]  # (1, B, n)
+    yield hit.to(p) - p
 
 
 def factors(net: nn.Module, model: Model, x: Tensor) -> bool:

@@ -252,7 +252,7 @@ def chosen(tasks: int) -> list[int]:
 
 def _whole(last: int, first: int = 0) -> Locator:
     """Ticks at every task of a few, at about ten round ones of many."""
-    return FixedLocator(range(first, last + 1)) if last <= FEW else MaxNLocator(9, integer=True)
+    return FixedLocator(range(first, last + 1)) if last <= FEW else MaxNLocator(9, integer=True, steps=(1, 2, 5, 10))
 
 
 def _accuracy(axes: Axes, tasks: int, first: int = 0) -> None:
@@ -260,7 +260,9 @@ def _accuracy(axes: Axes, tasks: int, first: int = 0) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlim(first - 0.04 * tasks, 1.04 * tasks)
-    axes.xaxis.set_major_locator(_whole(tasks, first) if tasks <= 6 or first else MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(
+        _whole(tasks, first) if tasks <= 6 or first else MaxNLocator(5, integer=True, steps=(1, 2, 5, 10))
+    )
 
 
 def _sparse(results: Sequence[Result]) -> bool:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from perdure.methods import METHODS
 from perdure.report import figures, table, verdict
-from perdure.report.table import Row
+from perdure.report.table import Column, Row
 
 if TYPE_CHECKING:
     from perdure.result import Result
@@ -45,7 +45,8 @@ def write(results: Sequence[Result], path: Path) -> Path:
         Refused: there are no results, or one run is given twice.
     """
     rows = table.comparison(results)
-    reasons = list(dict.fromkeys(cell.reason for row in rows for cell in row.cells.values() if cell.reason))
+    columns = table.columns(rows)
+    reasons = dict.fromkeys(row.cells[column.key].reason for row in rows for column in columns)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("perdure.report", "."),
         autoescape=True,
@@ -59,10 +60,10 @@ def write(results: Sequence[Result], path: Path) -> Path:
         scenarios={row.scenario: SCENARIOS.get(row.scenario, "") for row in rows},
         verdicts=[verdict.verdict(row.label, row.results) for row in rows],
         rows=rows,
-        groups=_groups(rows),
-        columns=table.columns(rows),
+        groups=_groups(columns),
+        columns=columns,
         text=table.text,
-        notes={reason: place for place, reason in enumerate(reasons, 1)},
+        notes={reason: place for place, reason in enumerate(filter(None, reasons), 1)},
         overview=svg(figures.overview(experiments), "all", "accuracy of all methods against tasks learned")
         if len(rows) > 1
         else None,
@@ -104,9 +105,9 @@ def _title(rows: Sequence[Row]) -> str:
     return f"{'; '.join(streams)}: {', '.join(methods)}"
 
 
-def _groups(rows: Sequence[Row]) -> dict[str, int]:
+def _groups(columns: Sequence[Column]) -> dict[str, int]:
     """How many columns each group of the table spans."""
-    names = [column.group for column in table.columns(rows)]
+    names = [column.group for column in columns]
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
