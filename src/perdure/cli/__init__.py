@@ -18,6 +18,7 @@ VERBS = {
     "list": "perdure.cli.list_",
     "show": "perdure.cli.show",
     "report": "perdure.cli.report",
+    "reproduce": "perdure.cli.reproduce",
 }
 
 
@@ -75,7 +76,7 @@ def _obey(words: Sequence[str]) -> int:
 
 def usage() -> str:
     """The help of `perdure` itself; no verb is imported for it."""
-    verbs = [f"  {verb:<8} {first_sentence(module)}" for verb, module in VERBS.items()]
+    verbs = [f"  {verb:<10} {first_sentence(module)}" for verb, module in VERBS.items()]
     return "\n".join(
         [
             "Perdure: lifelong learning. One network learns task after task and keeps them.",

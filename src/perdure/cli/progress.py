@@ -88,7 +88,7 @@ def _lines(console: Console, seeds: int, place: Callable[[Moment], str], done: C
             spent, learned = time.monotonic() - begun, done(moment) + 1 - first
             left = spent / learned * (seeds * moment.calls - done(moment) - 1)
             tail = f", about {left:.0f} s left" if left else ""
-            says = f"{place(moment)}: loss {loss:.3f}, {_accuracy(moment)}, {spent:.1f} s{tail}"
+            says = f"{place(moment)}: loss {loss:.3f}, {_accuracy(moment)}, {spent:.0f} s{tail}"
             console.print(says, markup=False)
 
     return watch

@@ -30,7 +30,7 @@ def main(words: list[str]) -> int:
     page = Path(given.get("out", folders[0] / "report.html" if len(folders) == 1 else "report.html"))
     results = [result for folder in folders for result in results_of(folder)]
     report.write(results, page)
-    console = Console()
+    console = Console(highlight=False)
     compare(console, results)
     console.print(f"report: {page}", markup=False, soft_wrap=True)
     return 0

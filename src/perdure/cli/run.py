@@ -58,7 +58,7 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         return fail(_stopped(work), 130)
     page = report.write(results, work.folder / "report.html")
-    present(Console(stderr=as_json), results, work.folder, page)
+    present(Console(stderr=as_json, highlight=False), results, work.folder, page)
     if as_json:
         print(json.dumps(summary(results, listed="seeds" in given or len(results) > 1)))
     return 0

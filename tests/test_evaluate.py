@@ -1,0 +1,132 @@
+"""Metrics against matrices done by hand, and exams against brute force."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from perdure import evaluate
+from perdure.contract import Answer, Scenario, TaskId
+from perdure.data import Arrays
+from perdure.streams.stream import Exam
+
+R = np.array([[0.1, 0.2, 0.3], [0.9, 0.25, 0.3], [0.7, 0.8, 0.5], [0.6, 0.75, 0.95]])
+NAN = float("nan")
+
+
+def test_figures_of_a_matrix_done_by_hand() -> None:
+    assert evaluate.acc(R) == pytest.approx((0.6 + 0.75 + 0.95) / 3)
+    assert evaluate.bwt(R) == pytest.approx(((0.6 - 0.9) + (0.75 - 0.8)) / 2)
+    assert evaluate.fwt(R) == pytest.approx(((0.25 - 0.2) + (0.5 - 0.3)) / 2)
+    assert evaluate.forgetting(R) == pytest.approx(((0.9 - 0.6) + (0.8 - 0.75)) / 2)
+
+
+def test_forgetting_looks_at_every_row_before_the_last() -> None:
+    rising = R.copy()
+    rising[2, 0] = 0.95  # better after task 2 than after its own
+    assert evaluate.forgetting(rising) == pytest.approx(((0.95 - 0.6) + (0.8 - 0.75)) / 2)
+    assert evaluate.forgetting(rising) >= -evaluate.bwt(rising)
+
+
+def test_perfect_memory_forgets_nothing() -> None:
+    ones = np.ones((4, 3))
+    assert evaluate.bwt(ones) == evaluate.forgetting(ones) == 0
+    assert evaluate.acc(ones) == 1
+
+
+def test_acc_does_not_depend_on_the_order_of_tasks() -> None:
+    assert evaluate.acc(R[:, [2, 0, 1]]) == pytest.approx(evaluate.acc(R))
+
+
+def test_one_task_is_undefined_with_a_reason() -> None:
+    one = np.array([[0.1], [0.9]])
+    why = evaluate.reasons(one, [0], [1], [0, 1])
+    for name in ("bwt", "fwt", "forgetting"):
+        assert math.isnan(getattr(evaluate, name)(one))
+        assert why[name] == "one task alone can neither forget nor transfer"
+
+
+def test_unseen_labels_leave_only_transfer_undefined() -> None:
+    unseen = R.copy()
+    unseen[np.triu_indices(3)] = NAN  # the head grows: nothing before its own task
+    why = evaluate.reasons(unseen, range(3), [1, 2, 3], [0, 1, 2, 3])
+    assert set(why) == {"fwt", *(f"R[{i},{j + 1}]" for i, j in zip(*np.triu_indices(3), strict=True))}
+    assert why["fwt"] == why["R[1,2]"] == "its labels were never seen"
+    assert evaluate.forgetting(unseen) == pytest.approx(evaluate.forgetting(R))
+
+
+def test_rows_not_asked_for_are_undefined_with_that_reason() -> None:
+    last = np.full((4, 3), NAN)
+    last[3] = R[3]
+    why = evaluate.reasons(last, range(3), [1, 2, 3], [3])
+    assert evaluate.acc(last) == evaluate.acc(R)
+    assert why["R[0,1]"] == why["bwt"] == why["fwt"] == why["forgetting"] == "this row was not asked for (exam rows)"
+    assert "acc" not in why
+
+
+def test_a_chunk_over_a_border_leaves_transfer_undefined() -> None:
+    why = evaluate.reasons(R, [0, 1, 3], [2, 3, 4], [0, 1, 2, 3])
+    assert why == {"fwt": "a chunk straddles the border before task 2, so it was partly learned before its exam"}
+    assert evaluate.reasons(R, [0, 2, 3], [2, 3, 4], [0, 1, 2, 3]) == {}
+
+
+def test_learning_speed() -> None:
+    assert evaluate.learning_speed(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0])) == 0
+    assert evaluate.learning_speed(torch.tensor([0.5, 0.5, 9.0]), torch.tensor([1.0, 1.0])) == 0.5
+    assert evaluate.learning_speed(torch.tensor([2.0]), torch.tensor([1.0])) == -1
+
+
+class Rule:
+    """Answers with fixed logits for the row number that an input holds."""
+
+    def __init__(self, logits: torch.Tensor, labels: list[int], task: bool = False) -> None:
+        self.logits, self.labels, self.task, self.asked = logits, torch.tensor(labels, dtype=torch.int64), task, []
+
+    def predict(self, ready: object, x: torch.Tensor, id: TaskId | None = None) -> Answer:
+        self.asked.append(None if id is None else id.index)
+        inferred = torch.zeros(len(x), dtype=torch.int64) if self.task else None
+        return Answer(self.logits[x[:, 0].long()], self.labels, inferred)
+
+
+def exam(labels: list[int], classes: list[int]) -> Exam:
+    x = torch.arange(len(labels)).float()[:, None]
+    return Exam(Arrays(x, torch.tensor(labels)), TaskId(3, torch.tensor(classes)))
+
+
+def test_an_id_narrows_the_labels_that_compete() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    rule = Rule(logits, [0, 5, 7])
+    asked, given = evaluate.examine(rule, None, exam([5, 5, 7], [5, 7]), Scenario.GNU)
+    assert (asked, given) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert rule.asked == [None]  # nothing was inferred, so the id only narrows: one pass serves both
+    rule = Rule(logits, [0, 5, 7], task=True)
+    evaluate.examine(rule, None, exam([5, 5, 7], [5, 7]), Scenario.GNU)
+    assert rule.asked == [None, 3]
+    rule = Rule(logits, [0, 5, 7])
+    evaluate.examine(rule, None, exam([5, 5, 7], [5, 7]), Scenario.GG)
+    assert rule.asked == [3]
+
+
+def test_no_row_for_its_labels_is_nan_not_zero() -> None:
+    empty = Rule(torch.zeros(3, 0), [])
+    assert all(map(math.isnan, evaluate.examine(empty, None, exam([0, 1, 1], [0, 1]), Scenario.GNS)))
+    others = Rule(torch.zeros(3, 2), [4, 5])
+    assert all(map(math.isnan, evaluate.examine(others, None, exam([0, 1, 1], [0, 1]), Scenario.GNU)))
+
+
+def test_without_ids_there_is_no_second_figure() -> None:
+    cell = evaluate.examine(Rule(torch.eye(3), [0, 1, 2]), None, exam([0, 1, 2], [0, 1, 2]), Scenario.NNS)
+    assert cell.asked == 1
+    assert math.isnan(cell.given)
+
+
+def test_a_limit_takes_the_same_examples_every_time() -> None:
+    n = 3000
+    logits = torch.zeros(n, 2)
+    logits[:, 0] = 1
+    whole = exam([i % 2 for i in range(n)], [0, 1])
+    first, second = (evaluate.examine(Rule(logits, [0, 1]), None, whole, Scenario.GNS, limit=100) for _ in range(2))
+    assert first == second
+    assert first.asked * 100 == round(first.asked * 100)
+    assert evaluate.examine(Rule(logits, [0, 1]), None, whole, Scenario.GNS).asked == 0.5
