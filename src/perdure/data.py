@@ -49,7 +49,7 @@ class _Set:
 
     def materialise(self, where: torch.device | None = None) -> Examples:
         """The same examples as arrays on a device, every transform applied."""
-        blocks = [self.raw(rows) for rows in torch.arange(len(self)).split(BLOCK)]
+        blocks = [self.raw(rows) for rows in torch.arange(len(self), device=self.labels.device).split(BLOCK)]
         return Arrays(torch.cat(blocks), self.labels, self.scale).materialise(where)
 
 
@@ -147,7 +147,7 @@ class Concat(_Set):
         if any(part.scale != self.scale for part in parts):
             raise Refused("sets of different scales cannot be joined; scale them alike first")
         self.labels = torch.cat([part.labels for part in parts])
-        self.ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+        self.ends = torch.tensor([len(part) for part in parts], device=self.labels.device).cumsum(0)
 
     def raw(self, indices: Tensor) -> Tensor:
         owner = torch.bucketize(indices, self.ends, right=True)

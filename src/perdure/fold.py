@@ -25,7 +25,7 @@ from perdure.contract import Method, Refused, Scenario, State
 from perdure.model import probe, with_outputs
 from perdure.result import FORMAT, Result, read_record, thinned
 from perdure.rng import fold
-from perdure.store import ASIDE, Blobs, load_state, locked, save_state, write_json
+from perdure.store import ASIDE, Blobs, load_state, locked, read_json, save_state, write_json
 from perdure.streams.stream import Stream
 from perdure.train import BATCH, Progress, for_scenario, length, watching
 
@@ -297,7 +297,7 @@ class _Life:
 def claimed(folder: Path, resume: bool, options: dict[str, Any] | None = None) -> Iterator[None]:
     """Holds a folder for one run: missing, empty, or left by a run that never began; or, to resume, holding one.
 
-    Where nothing was saved when an error came, the folder is left as it was found.
+    Where nothing had been learned when an error came, the folder is left as it was found.
 
     Args:
         options: written as `experiment.json` when a run begins.
@@ -316,32 +316,37 @@ def claimed(folder: Path, resume: bool, options: dict[str, Any] | None = None) -
     except OSError as error:
         raise Refused(f"{folder} cannot be made ({error.strerror}); choose another --out") from error
     with locked(folder / "run.lock"):
+        if not resume:
+            _check_free(folder)  # again: another process may have begun since
         try:
             if not resume:
-                _check_free(folder)  # again: another process may have begun since
                 _clear(folder)
                 write_json(folder / "experiment.json", options or {})
             yield
         except Refused:
-            if not _holds_run(folder):
+            if not (resume or _learned(folder)):
                 _clear(folder)
                 if not found:
                     shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
-def _holds_run(folder: Path) -> bool:
-    return (folder / "result.json").exists() or any(folder.glob("seed-*/result.json"))
+def _records(folder: Path) -> list[Path]:
+    return [path for path in (folder / "result.json", *folder.glob("seed-*/result.json")) if path.exists()]
+
+
+def _learned(folder: Path) -> bool:
+    return any(read_json(path)["learned"] for path in _records(folder))
 
 
 def _leftovers(folder: Path) -> set[Path]:
     """What a run that never began may have left."""
-    names = ("experiment.json", "run.lock", "states", "experiment.json" + ASIDE, "result.json" + ASIDE)
+    names = ("experiment.json", "result.json", "run.lock", "states", "experiment.json" + ASIDE, "result.json" + ASIDE)
     return {folder / name for name in names} | set(folder.glob("seed-*"))
 
 
 def _check_free(folder: Path) -> None:
-    if _holds_run(folder):
+    if _records(folder):
         raise Refused(f"{folder} holds a run; continue it with: perdure run --resume {folder}, or choose another --out")
     others = set(folder.iterdir()) - _leftovers(folder) if folder.is_dir() else set()
     if others:

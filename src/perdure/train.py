@@ -241,6 +241,10 @@ class Descent:
             raise Refused(f"a label is out of range: the labels that compete are {known or 'none'}")
         return order[place]
 
+    def order(self, n: int, epoch: int) -> Tensor:
+        """(n,) the rows of a task in the order in which one pass over it brings them."""
+        return permutation(fold(self.key, "order", epoch), n) if self.fit.order == "shuffled" else torch.arange(n)
+
     def batches(self, examples: Examples) -> Iterator[Batch]:
         """Batches of one task, epochs or steps long: x (B, ...) scaled, y (B,) among the competing labels.
 
@@ -255,8 +259,7 @@ class Descent:
         block, epoch = size * max(1, BLOCK // (width * size)), 0
         watcher = _watcher.get()
         while self._steps < self._total:
-            order = permutation(fold(self.key, "order", epoch), n) if self.fit.order == "shuffled" else torch.arange(n)
-            for rows in order.to(home).split(block):
+            for rows in self.order(n, epoch).to(home).split(block):
                 x, y, rows = examples.take(rows)
                 y = targets.index_select(0, rows.to(self.device))
                 for batch in zip(x.to(self.device).split(size), y.split(size), rows.split(size), strict=True):

@@ -76,7 +76,7 @@ class ByHand:
     def learn(self, some: Task, key: int, everything: list[int]) -> list[float]:
         classes = competing(self.fit, some)
         own = everything if classes is None else classes.tolist()
-        reservoir, replay = fold(key, "reservoir"), fold(fold(key, "replay"), "more")
+        reservoir, replay = fold(key, "reservoir"), fold(key, "replay")
         losses, drawn, first = [], 0, len(some.examples)
         blank = Descent(net(), start(net(2), self.fit, 0)._replace(labels=some.examples.labels.unique()), self.fit, key)
         for batch in blank.batches(some.examples):
@@ -186,7 +186,7 @@ def test_the_memory_holds_stored_inputs_of_the_tasks_it_saw():
 def test_a_task_at_another_scale_is_refused():
     tasks = stream(Scenario.GNS)
     tasks[1] = tasks[1]._replace(examples=replace(tasks[1].examples, scale=Scale()))
-    with pytest.raises(Refused, match="store the inputs of all tasks alike"):
+    with pytest.raises(Refused, match="sets of different scales cannot be joined"):
         learn_all(ER(net(2), FIT), tasks)
 
 

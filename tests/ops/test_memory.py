@@ -1,11 +1,15 @@
 """Facts about memories: the reservoir equals its one-by-one definition, is fair, and keeps what was stored."""
 
+from dataclasses import replace
+from itertools import islice
+from math import ceil
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from perdure.contract import Fit, Refused, Scale
+from perdure.contract import Batch, Examples, Fit, Refused, Scale
 from perdure.data import Arrays, View
 from perdure.model import start
 from perdure.ops import memory as ops
@@ -15,6 +19,7 @@ from perdure.train import Descent
 from perdure.tree import equal, nbytes
 
 SCALE = Scale(10.0, 1 / 255)
+HEAD = torch.tensor([9, 6, 5, 3])  # the label of each row of the head
 NET = nn.Sequential(nn.Flatten(), nn.Linear(6, 4))
 
 
@@ -25,18 +30,21 @@ def examples(n: int, first: int = 0) -> Arrays:
     return Arrays(x.to(torch.uint8).reshape(n, 2, 3), torch.tensor([3, 5, 6, 9])[number % 4], SCALE)
 
 
-def descent() -> Descent:
-    fit = Fit()
-    return Descent(NET, start(NET, fit, 0)._replace(labels=torch.tensor([9, 6, 5, 3])), fit, 0)
+def replay(memory: Memory, task: Examples, key: int = 0, size: int = 10, order: str = "arrival") -> Replay:
+    fit = Fit(batch=max(1, min(size, len(task))), order=order)
+    model = start(NET, fit, 0)._replace(labels=HEAD)
+    return Replay(memory, task, Descent(NET, model, fit, 0), key)
 
 
-def offered(memory: Memory, task: Arrays, key: int, size: int, order: torch.Tensor | None = None) -> Replay:
-    """A task offered in batches of a size."""
-    at_work, ours = Replay(memory, task, (loop := descent()), key), torch.arange(len(task)) if order is None else order
-    for rows in ours.split(size):
-        batch = task.take(rows)
-        at_work.write(batch._replace(y=loop.targets(batch.y)))
-    return at_work
+def after(at_work: Replay, steps: int | None = None) -> list[Batch]:
+    """What is replayed in so many steps; in one pass over the task when not given."""
+    return list(islice(at_work.batches(), ceil(at_work.n / at_work.size) if steps is None else steps))
+
+
+def learned(memory: Memory, task: Examples, key: int = 0, size: int = 10) -> Memory:
+    """The memory after one pass over a task."""
+    after(at_work := replay(memory, task, key, size))
+    return at_work.memory
 
 
 def one_by_one(key: int, slots: int, n: int) -> list[int]:
@@ -51,15 +59,38 @@ def one_by_one(key: int, slots: int, n: int) -> list[int]:
     return held
 
 
-@pytest.mark.parametrize("size", [1, 3, 7, 64, 500])
-@pytest.mark.parametrize(("slots", "n"), [(1, 40), (5, 5), (5, 4), (8, 300), (60, 200)])
-def test_the_reservoir_is_its_one_by_one_definition_however_examples_arrive(slots, n, size):
-    task = examples(n)
-    after = offered(allocate(slots, task), task, key=4, size=size).memory
-    held = one_by_one(fold(4, "reservoir"), slots, n)
-    assert equal(after.x[: len(held)], task.x[held])
-    assert torch.equal(after.labels[: len(held)], task.labels[held])
-    assert after.seen == n
+@pytest.mark.parametrize("order", ["arrival", "shuffled"])
+@pytest.mark.parametrize("size", [1, 3, 64])
+@pytest.mark.parametrize(("slots", "n"), [(1, 20), (5, 5), (5, 4), (8, 150), (60, 100)])
+def test_the_reservoir_is_its_one_by_one_definition_at_every_step(slots, n, size, order):
+    task, at_work = examples(n), replay(allocate(slots, examples(n)), examples(n), 4, size, order)
+    arrived = at_work.arrived
+    assert torch.equal(arrived.sort().values, torch.arange(n))
+    for step, batch in enumerate(after(at_work)):
+        held = arrived[one_by_one(fold(4, "reservoir"), slots, min(step * at_work.size, n))]  # before this step
+        assert torch.isin(batch.rows - slots, held).all()
+        assert equal(batch.x, SCALE(task.x[batch.rows - slots]))
+        assert torch.equal(HEAD[batch.y], task.labels[batch.rows - slots])
+        assert len(batch.y) == (min(at_work.size, n - step * at_work.size) if step else 0)
+    kept = at_work.memory
+    held = arrived[one_by_one(fold(4, "reservoir"), slots, n)]
+    assert equal(kept.x[: len(held)], task.x[held])
+    assert torch.equal(kept.labels[: len(held)], task.labels[held])
+    assert kept.seen == n
+
+
+def test_the_memory_is_the_same_however_examples_arrive_in_batches():
+    task = examples(200)
+    memories = [learned(allocate(30, task), task, 4, size) for size in (1, 7, 50, 200)]
+    assert all(equal(memory, memories[0]) for memory in memories)
+
+
+def test_a_pass_that_is_cut_short_offers_what_it_showed():
+    task = examples(100)
+    after(at_work := replay(allocate(30, task), task, 4, 10), steps=3)
+    held = one_by_one(fold(4, "reservoir"), 30, 30)
+    assert at_work.memory.seen == 30
+    assert equal(at_work.memory.x, task.x[held])
 
 
 def test_slots_are_counted_on_from_what_was_seen():
@@ -86,31 +117,36 @@ def test_every_example_is_equally_likely_to_stay():
 def test_tasks_share_the_memory_by_their_sizes():
     memory = allocate(300, examples(1))
     for label, n in ((3, 400), (5, 800), (9, 1200)):
-        memory = offered(memory, View(examples(n), labels=torch.full((n,), label)), key=label, size=50).memory
+        memory = learned(memory, View(examples(n), labels=torch.full((n,), label)), key=label, size=50)
     share = [(memory.labels == label).float().mean().item() for label in (3, 5, 9)]
     assert share == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=0.09)  # three standard deviations
 
 
-def test_what_is_kept_is_what_was_stored():
+def test_what_is_kept_is_what_was_stored_of_two_tasks():
     base = examples(50)
     flipped = View(base, permutation(1, 50), lambda x, rows: 255 - x, labels=torch.full((50,), 6))
-    at_work = offered(allocate(30, base), flipped, key=2, size=7)
-    after = at_work.memory
-    kept = at_work.rows
-    assert after.x.dtype == torch.uint8
-    assert (kept >= 0).all()
-    assert equal(after.x, flipped.raw(kept))
-    assert after.labels.tolist() == [6] * 30
-    assert after.scale == SCALE
-    assert equal(at_work.x, SCALE(after.x))
-    assert at_work.y.tolist() == [1] * 30  # the place of label 6 in the head
+    first = learned(allocate(30, base), base, key=1)
+    after(at_work := replay(first, flipped, key=2))
+    second, origin = at_work.memory, at_work.rows
+    new = origin >= 30
+    assert new.any()
+    assert not new.all()
+    assert second.x.dtype == torch.uint8
+    assert equal(second.x[new], flipped.raw(origin[new] - 30))
+    assert equal(second.x[~new], first.x[~new])
+    assert torch.equal(origin[~new], torch.arange(30)[~new])
+    assert torch.equal(second.labels, torch.where(new, 6, first.labels))
+    assert (second.scale, second.seen) == (SCALE, 100)
 
 
-def test_blocks_of_the_memory_are_read_one_at_a_time(monkeypatch):
-    task = examples(100)
-    whole = offered(allocate(60, task), task, 5, 9).memory
-    monkeypatch.setattr(ops, "BLOCK", 7)
-    assert equal(offered(allocate(60, task), task, 5, 9).memory, whole)
+@pytest.mark.parametrize("block", [1, 40, 1000])
+def test_exemplars_do_not_depend_on_how_many_are_gathered_at_once(block, monkeypatch):
+    task = examples(45)
+    expected = after(whole := replay(learned(allocate(20, task), task), task, 3), steps=12)
+    monkeypatch.setattr(ops, "BLOCK", block)
+    monkeypatch.setattr(ops, "ROWS", 7)
+    assert equal(tuple(after(parts := replay(learned(allocate(20, task), task), task, 3), 12)), tuple(expected))
+    assert equal(parts.memory, whole.memory)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float32 that needs no scaling"])
@@ -118,57 +154,53 @@ def test_the_old_memory_is_never_changed(kind):
     task = examples(40)
     if kind != "uint8":
         task = Arrays(task.x.float(), task.labels)
-    memory = offered(allocate(20, task), task, 1, 8).memory
+    memory = learned(allocate(20, task), task)
     before = memory._replace(x=memory.x.clone(), labels=memory.labels.clone())
-    at_work = offered(memory, task, 2, 8)
-    at_work.draw(5).x.zero_()
+    for batch in after(at_work := replay(memory, task, key=2)):
+        batch.x.zero_()
     assert not equal(at_work.memory.x, memory.x)
     assert equal(memory, before)
 
 
 def test_only_the_first_pass_over_a_task_is_offered():
-    task = examples(40)
-    once, twice = (offered(allocate(16, task), task, 3, 9, torch.arange(40).repeat(n)) for n in (1, 2))
-    assert twice.memory.seen == 40
+    task = examples(45)
+    after(once := replay(allocate(16, task), task))
+    after(twice := replay(allocate(16, task), task), steps=10)
+    assert twice.memory.seen == 45
     assert equal(once.memory, twice.memory)
 
 
-def test_an_empty_memory_gives_nothing():
-    task = examples(4)
-    drawn = Replay(allocate(5, task), task, descent(), 0).draw(3)
-    assert [len(part) for part in drawn] == [0, 0, 0]
-    assert drawn.x.shape == (0, 2, 3)
+def test_there_are_as_many_exemplars_as_examples_and_none_from_an_empty_memory():
+    task = examples(25)
+    assert [len(batch.y) for batch in after(replay(allocate(5, task), task), 6)] == [0, 10, 5, 10, 10, 5]
+    memory = learned(allocate(5, task), task)
+    assert [len(batch.y) for batch in after(replay(memory, task), 4)] == [10, 10, 5, 10]
+    assert after(replay(allocate(5, task), task), 1)[0].x.shape == (0, 2, 3)
 
 
-def test_draws_are_uniform_over_the_slots_that_are_filled(monkeypatch):
-    monkeypatch.setattr(ops, "DRAWS", 64)
+def test_draws_are_uniform_over_the_slots_that_are_filled():
     task = examples(10)
-    at_work = offered(allocate(16, task), task, 0, 10)
-    drawn = [at_work.draw(7) for _ in range(1000)]
-    slots = torch.cat([batch.rows for batch in drawn])
-    counts = slots.bincount(minlength=16).float()
-    assert counts[10:].tolist() == [0.0] * 6
-    assert ((counts[:10] - 700) ** 2 / 700).sum() < 27.9  # 9 degrees of freedom, 1 in 1,000
-    assert equal(drawn[3].x, SCALE(task.x[drawn[3].rows]))
-    assert torch.equal(descent().labels[drawn[3].y], task.labels[drawn[3].rows])
-    assert at_work.draw(200).x.shape == (200, 2, 3)
+    slots = torch.cat([batch.rows for batch in after(replay(allocate(16, task), task), 1000)[1:]]) - 16
+    counts = slots.bincount(minlength=10).float()
+    assert len(counts) == 10
+    assert ((counts - 999) ** 2 / 999).sum() < 27.9  # 9 degrees of freedom, 1 in 1,000
 
 
 def test_draws_repeat_with_the_key():
     task = examples(40)
-    one, two, other = (offered(allocate(16, task), task, key, 8).draw(9).rows for key in (1, 1, 2))
+    one, two, other = (
+        torch.cat([batch.rows for batch in after(replay(allocate(16, task), task, k))]) for k in (1, 1, 2)
+    )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
 
 
-def test_inputs_stored_in_another_way_are_refused():
-    memory = offered(allocate(5, examples(9)), examples(9), 0, 3).memory
-    message = (
-        r"the memory holds uint8 inputs of shape \(2, 3\) at Scale\(shift=10.0.*store the inputs of all tasks alike"
-    )
-    for x, scale in ((examples(4).x.float(), SCALE), (examples(4).x.flatten(1), SCALE), (examples(4).x, Scale())):
-        with pytest.raises(Refused, match=message):
-            Replay(memory, Arrays(x, examples(4).labels, scale), descent(), 0)
+def test_inputs_at_another_scale_and_empty_tasks_are_refused():
+    memory = learned(allocate(5, examples(9)), examples(9))
+    with pytest.raises(Refused, match="sets of different scales cannot be joined"):
+        replay(memory, replace(examples(4), scale=Scale()))
+    with pytest.raises(Refused, match="the task holds no examples"):
+        replay(memory, View(examples(4), torch.arange(0)), size=1)
 
 
 def test_bytes_are_those_of_the_stored_inputs_and_labels():
@@ -181,7 +213,7 @@ def test_bytes_are_those_of_the_stored_inputs_and_labels():
 
 
 def test_a_memory_is_a_set_of_the_examples_in_it():
-    memory = offered(allocate(20, examples(1)), examples(8), 0, 8).memory
+    memory = learned(allocate(20, examples(1)), examples(8))
     assert len(memory.examples) == 8
     assert equal(memory.examples.take(torch.arange(8)), examples(8).take(torch.arange(8)))
 

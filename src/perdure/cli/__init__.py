@@ -28,7 +28,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warned
-            return _obey(words)
+            status = _obey(words)
+        sys.stdout.flush()  # a broken pipe shows here, not at exit
+        return status
     except KeyboardInterrupt:
         return fail("stopped", 130)
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -66,7 +68,6 @@ def _obey(words: Sequence[str]) -> int:
             return 0
         case [verb, *rest] if verb in VERBS:
             status: int = import_module(VERBS[verb]).main(rest)
-            sys.stdout.flush()  # a broken pipe shows here, not at exit
             return status
     near = difflib.get_close_matches(words[0], VERBS, n=1)
     return fail(

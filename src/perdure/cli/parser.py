@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from perdure.contract import Refused
-from perdure.experiments.options import Option, flag, unknown
+from perdure.datasets.base import unknown
+from perdure.experiments.options import Option, flag
 
 METAVARS = {"a whole number": "N", "a number": "X", "text": "TEXT"}
 
@@ -26,26 +27,36 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("-h", "--help", action="store_true", help="say this")
 
+    @property
+    def known(self) -> list[str]:
+        """The options it has."""
+        return [word for action in self._actions for word in action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         """Refuses; an unknown option is answered with the nearest."""
         _, _, extra = message.partition("unrecognized arguments: ")
         if extra.startswith("-"):
-            known = [word for action in self._actions for word in action.option_strings]
-            raise unknown("option", extra.split()[0].partition("=")[0], known, f"See: {self.prog} --help")
+            raise unknown("option", extra.split()[0].partition("=")[0], self.known, f"See: {self.prog} --help")
         raise Refused(f"{message}. See: {self.prog} --help")
 
 
-def spelled(words: Iterable[str]) -> list[str]:
-    """The same words with - and _ alike in options, and dotted options joined with their values (--fit.lr=0.1)."""
+def parsed(parser: Parser, words: Iterable[str]) -> dict[str, Any]:
+    """Options by name. Those that the parser does not know are taken with a value each, to be checked elsewhere.
+
+    - and _ are alike in an option.
+    """
     out, rest = [], iter(words)
     for word in rest:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            word = flag(name.replace("-", "_")) + equals + value
-            if "." in name and not equals:
-                word += "=" + next(rest, "")
+            name = name.replace("-", "_")
+            if flag(name) not in parser.known:
+                parser.add_argument(flag(name), dest=name)
+            if "." in name and not equals:  # joined with its value, which may begin with -
+                equals, value = "=", next(rest, "")
+            word = flag(name) + equals + value
         out.append(word)
-    return out
+    return vars(parser.parse_args(out))
 
 
 def add(parser: Any, option: Option) -> None:

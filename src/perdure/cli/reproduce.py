@@ -5,6 +5,7 @@ Runs that were measured before are not run again; one that was killed goes on. T
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -41,10 +42,9 @@ def main(words: list[str]) -> int:
 
     def watch(run: str, moment: Moment) -> None:
         if run not in watchers:
-            watchers[run] = lines.enter_context(shown(label=run))
+            lines.close()  # a terminal shows one set of bars at a time
+            watchers[run] = lines.enter_context(shown(of.runs[run].seeds, label=run))
         watchers[run](moment)
-
-    from contextlib import ExitStack
 
     with ExitStack() as lines:
         reproduce(of, Path(given.get("out", "runs/reproduce")), watch, given.get("only", ""))

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from perdure import report
 from perdure.cli import fail
-from perdure.cli.parser import Parser, add, spelled
+from perdure.cli.parser import Parser, add, parsed
 from perdure.cli.present import present
 from perdure.cli.progress import Watch, shown
 from perdure.contract import Fit, Refused
@@ -40,12 +40,7 @@ class Work(NamedTuple):
 
 def main(words: list[str]) -> int:
     """Carries out the verb."""
-    words = spelled(words)
-    parser = _parser()
-    for name in sorted({word[2:].partition("=")[0] for word in words if word.startswith("--")}):
-        if "." in name:
-            parser.add_argument(f"--{name}", dest=name)  # checked with the others, by `plan`
-    given = vars(parser.parse_args(words))
+    given = parsed(_parser(), words)
     if given.pop("help", False):
         print(_help(given.get("stream"), given.get("method")))
         return 0

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from perdure.cli.parser import Parser
 from perdure.contract import Fit, Method, Scenario
+from perdure.datasets.base import unknown
 from perdure.experiments import presets
 from perdure.experiments.experiment import command
 from perdure.experiments.options import (
@@ -24,7 +25,6 @@ from perdure.experiments.options import (
     method_class,
     of_method,
     of_stream,
-    unknown,
 )
 from perdure.experiments.tables import TABLES, table
 from perdure.methods import METHODS

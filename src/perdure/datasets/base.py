@@ -44,12 +44,12 @@ class Base:
         return replace(self, train=replace(self.train, scale=scale), exam=replace(self.exam, scale=scale))
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> Refused:
-    """The error for a name that is not known: it says which is nearest, and all there are."""
+def unknown(what: str, name: str, known: Iterable[str], see: str = "") -> Refused:
+    """The error for a name that is not known: it says which is nearest, and all there are (or where to `see` them)."""
     known = list(known)
     near = get_close_matches(name.lower(), known, 1, 0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return Refused(f"unknown {what} {name!r}; {hint}There are: {', '.join(known)}")
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return Refused(f"unknown {what} {name!r}{hint} {see or 'There are: ' + ', '.join(known)}")
 
 
 def one_of(name: str, value: object, literal: Any) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 import perdure
 from perdure import nets, streams
 from perdure.contract import Method, Refused, Scenario
+from perdure.datasets.base import unknown
 from perdure.experiments import presets
 from perdure.experiments.options import (
     FIT,
@@ -27,7 +28,6 @@ from perdure.experiments.options import (
     of_method,
     of_stream,
     typed,
-    unknown,
 )
 from perdure.fold import Moment, Setting, claimed, live, suited
 from perdure.methods import METHODS

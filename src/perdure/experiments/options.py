@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from importlib import import_module, util
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 
 from perdure import streams
 from perdure.contract import Fit, Method, Refused
+from perdure.datasets.base import unknown
 from perdure.methods import METHODS
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -38,14 +38,6 @@ class Option(NamedTuple):
     kind: str  # "a whole number", "sgd or adam"
     default: Any
     help: str
-
-
-def unknown(what: str, name: str, known: Iterable[str], see: str = "") -> Refused:
-    """The error for a name that is not known: it says which is nearest, and all there are (or where to `see` them)."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return Refused(f"unknown {what} {name!r}; {hint}{see or 'There are: ' + ', '.join(known)}")
 
 
 def flag(name: str) -> str:

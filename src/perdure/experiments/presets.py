@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from perdure.contract import Refused
-from perdure.experiments.options import unknown
+from perdure.datasets.base import unknown
 
 FOLDER = Path(str(resources.files("perdure.experiments"))) / "presets"
 RIVALS = (("fit.epochs", "fit.steps"), ("seed", "seeds"))  # where one is given, a lower layer's other one is void
@@ -50,6 +50,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(f"there is no configuration file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"the configuration file {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+from perdure.datasets.base import unknown
 from perdure.experiments.experiment import Experiment
-from perdure.experiments.options import unknown
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,22 @@ def hw14() -> Table:
                 },
             ),
             Claim(
-                "ewc, lam 100",
+                "ewc, lam 200",
                 0.911,
-                f"{stored}, whose Fisher squares the mean gradient of a batch; the correct one should reach 95",
-                {f"ewc lam 100 stream {s}": run("ewc", stream=s, lam=100.0) for s in range(3)},
+                f"{stored}, at 100 without the factor 1/2 that our lam has, and with a Fisher that squares the mean "
+                "gradient of a batch; the correct one should reach 95",
+                {f"ewc lam 200 stream {s}": run("ewc", stream=s, lam=200.0) for s in range(3)},
                 at_least=0.95,
             ),
-            Claim("ewc, lam 10", None, "sweep of the strength", {"ewc lam 10 stream 0": run("ewc", lam=10.0)}),
-            Claim("ewc, lam 1000", None, "sweep of the strength", {"ewc lam 1000 stream 0": run("ewc", lam=1000.0)}),
+            *(
+                Claim(
+                    f"ewc, lam {lam}",
+                    None,
+                    "sweep of the strength",
+                    {f"ewc lam {lam} stream 0": run("ewc", lam=float(lam))},
+                )
+                for lam in (100, 400)
+            ),
         ),
     )
 

@@ -63,20 +63,15 @@ class ER(Method):
         sets, own = enlist(state.sets, competing(self.fit, task))
         classes, bias = rivals(model.labels, sets)
         descent = Descent(self.net, model, self.fit, key, classes)
-        examples = task.examples.materialise()
+        examples = task.examples.materialise(descent.device)
         replay = Replay(state.memory or allocate(self.slots, examples), examples, descent, key)
-
-        def owners() -> Tensor:
-            return torch.where(replay.rows < 0, state.which, own)
-
-        for batch in descent.batches(examples):
-            old = replay.draw(len(batch.y))
+        which = torch.cat([state.which, state.which.new_full((len(examples),), own)])  # of the memory, then of the task
+        for batch, old in zip(descent.batches(examples), replay.batches(), strict=False):
             logits = descent(torch.cat([batch.x, old.x]))
             if bias is not None:
-                logits = logits + bias[torch.cat([torch.full_like(batch.y, own), owners()[old.rows]])]
+                logits = logits + bias[torch.cat([torch.full_like(batch.y, own), which[old.rows]])]
             descent.step(descent.grad(F.cross_entropy(logits, torch.cat([batch.y, old.y]))))
-            replay.write(batch)
-        return ERState(descent.model, replay.memory, sets, owners()), descent.trace
+        return ERState(descent.model, replay.memory, sets, which[replay.rows]), descent.trace
 
     def predict(self, ready: ERState, x: Tensor, id: TaskId | None = None) -> Answer:
         return answer(self.net, ready.model, x, id)

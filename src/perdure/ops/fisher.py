@@ -118,10 +118,10 @@ def factors(net: nn.Module, model: Model, x: Tensor) -> bool:
     params = {name: param.detach().requires_grad_() for name, param in model.params.items()}
     with _calls(layers) as calls, torch.enable_grad():
         logits = functional_call(evaluation(net), {**params, **model.stats}, (x,))
+        wanted = logits[0] @ torch.arange(1, logits.shape[1] + 1).to(logits)
     if any(len(call) > 1 or call[0][0].shape[:-1] != x.shape[:1] for call in calls.values()):
         return False
     outputs = [output for [(_, output)] in calls.values()]
-    wanted = logits[0] @ torch.arange(1, len(logits[0]) + 1).to(logits)
     found = torch.autograd.grad(wanted, [*outputs, *params.values()], allow_unused=True, materialize_grads=True)
     outer = {name: torch.zeros_like(param) for name, param in model.params.items()}
     for (layer, [(a, _)]), delta in zip(calls.items(), found, strict=False):

@@ -5,20 +5,20 @@ Reference: J. S. Vitter, "Random sampling with a reservoir", ACM TOMS 1985 (algo
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from perdure.contract import Batch, Examples, Refused, Scale
-from perdure.data import BLOCK, Arrays
-from perdure.rng import fold, integers, uniform
-from perdure.train import Descent
+from perdure.contract import Batch, Examples, Scale
+from perdure.data import BLOCK as ROWS
+from perdure.data import Arrays, Concat, View
+from perdure.rng import fold, integers
+from perdure.train import BLOCK, Descent, length
 
-Sets = tuple[tuple[int, ...], ...]
-
-DRAWS = 1 << 14  # random numbers drawn at once: a hash a step would cost more than the step's own gather
+Sets = tuple[tuple[int, ...], ...]  # sets of labels
 
 
 class Memory(NamedTuple):
@@ -39,22 +39,14 @@ class Memory(NamedTuple):
 def keep(examples: Examples, where: torch.device) -> Memory:
     """A memory of every example of a set, on a device."""
     rows = torch.arange(len(examples), device=examples.labels.device)
-    x = torch.cat([examples.raw(block).to(where) for block in rows.split(BLOCK)])
+    x = torch.cat([examples.raw(block).to(where) for block in rows.split(ROWS)])
     return Memory(x, examples.labels.to(where, copy=True), examples.scale, len(examples))
 
 
 def allocate(slots: int, examples: Examples) -> Memory:
     """A memory of M free slots for inputs like those of a set: all of its bytes, from the start."""
-    like = _first(examples)
+    like = examples.raw(torch.arange(min(1, len(examples)), device=examples.labels.device))
     return Memory(like.new_zeros(slots, *like.shape[1:]), examples.labels.new_zeros(slots), examples.scale, 0)
-
-
-def _first(examples: Examples) -> Tensor:
-    return examples.raw(torch.arange(min(1, len(examples)), device=examples.labels.device))
-
-
-def _form(x: Tensor, scale: Scale) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} inputs of shape {tuple(x.shape[1:])} at {scale}"
 
 
 def reservoir(key: int, slots: int, seen: int, n: int) -> Tensor:
@@ -71,82 +63,70 @@ def reservoir(key: int, slots: int, seen: int, n: int) -> Tensor:
 
 
 class Replay:
-    """A memory at work: a float copy in place, which a loop draws from and writes to.
+    """Exemplars beside the batches of a task, while the reservoir takes up that task.
+
+    What a slot holds at any step follows from the draws alone, so nothing is written while the loop runs: exemplars
+    are looked up in a pool, the memory before the task and then the task itself, and gathered for many steps at once.
 
     Args:
-        memory: exemplars so far; never changed.
-        examples: the task that arrives; its first pass is offered to the reservoir.
-        descent: gives targets for labels, and the device.
+        memory: M exemplars so far; never changed.
+        examples: the task; its first pass is offered to the reservoir.
+        descent: brings the task in its order, and gives targets for labels.
         key: of all draws.
 
     Attributes:
-        rows: (M,) which example of the task a slot holds, -1 for an older exemplar.
+        pool: M + N examples.
 
     Raises:
-        Refused: the task's inputs are stored in another way than the memory's.
+        Refused: the task is empty, or stored at another scale than the memory.
     """
 
     def __init__(self, memory: Memory, examples: Examples, descent: Descent, key: int) -> None:
-        was, now = _form(memory.x, memory.scale), _form(_first(examples), examples.scale)
-        if was != now:
-            raise Refused(f"the memory holds {was}, but the task brings {now}; store the inputs of all tasks alike")
-        self.old, self.examples, self.device = memory, examples, descent.device
-        self.slots, self.seen = len(memory.labels), memory.seen
-        self.x = memory.scale(memory.x.to(self.device, copy=True))
-        self.y = descent.targets(memory.examples.labels)
-        self.y = torch.cat([self.y, self.y.new_zeros(self.slots - len(self.y))])
-        self.rows = torch.full_like(self.y, -1)
-        self._plan(reservoir(fold(key, "reservoir"), self.slots, self.seen, len(examples)))
-        self._key, self._drawn, self._table = fold(key, "replay"), 0, torch.zeros(0)
+        self.slots, self.seen, self.n, self.offered = len(memory.labels), memory.seen, len(examples), 0
+        self.device, self.home, self.key = descent.device, examples.labels.device, fold(key, "replay")
+        self.size, _ = length(descent.fit, self.n)
+        self.block = self.size * max(1, BLOCK // (self.size * max(1, memory.x[0].numel())))
+        old = Arrays(memory.x.to(self.home), memory.labels.to(self.home), memory.scale)
+        self.pool = Concat([old, examples])
+        filled, new = descent.targets(memory.examples.labels), descent.targets(examples.labels)
+        self.targets = torch.cat([filled, new.new_zeros(self.slots - len(filled)), new])
+        self.arrived = descent.order(self.n, epoch=0)
+        place = reservoir(fold(key, "reservoir"), self.slots, self.seen, self.n)
+        writes = (place * self.n + torch.arange(self.n))[place >= 0]  # by slot, then by arrival
+        self.writes = torch.cat([writes.new_tensor([-1]), writes.sort().values])
 
-    def _plan(self, place: Tensor) -> None:
-        """All writes of the task: when, into which slot, and when that slot is next written to."""
-        at = (place >= 0).nonzero().squeeze(1)
-        slot = place[at]
-        order = slot.argsort(stable=True)
-        again = slot[order[1:]] == slot[order[:-1]]
-        until = torch.full_like(at, len(place))
-        until[order[:-1][again]] = at[order[1:][again]]
-        self._when = at.tolist()
-        self._at, self._slot, self._until = (column.to(self.device) for column in (at, slot, until))
+    def held(self, slots: Tensor, before: Tensor | int) -> Tensor:
+        """(n,) where in the pool is what slots (n,) hold, when so many examples of the task were offered."""
+        last = self.writes[torch.searchsorted(self.writes, slots * self.n + before) - 1]
+        return torch.where(last // self.n == slots, self.slots + self.arrived[last % self.n], slots)
 
-    def draw(self, n: int) -> Batch:
-        """Exemplars drawn alike and with replacement: x (n, ...) scaled, y (n,) targets, rows (n,) slots.
+    def batches(self) -> Iterator[Batch]:
+        """A batch beside each of the task's, for ever: as many exemplars, drawn alike and with replacement.
 
-        None of them while the memory is empty.
+        x (B, ...) scaled, y (B,) targets, rows (B,) of the pool; none of them while the memory is empty.
         """
-        if self._drawn + n > len(self._table):
-            self._key, self._drawn = fold(self._key, "more"), 0
-            self._table = uniform(self._key, max(DRAWS, n)).to(self.device)
-        slots = (self._table[self._drawn : self._drawn + n] * min(self.seen, self.slots)).long()
-        self._drawn += n
-        if not self.seen:
-            slots = slots[:0]
-        return Batch(self.x.index_select(0, slots), self.y.index_select(0, slots), slots)
+        size = self.size
+        for epoch in count():
+            for places in torch.arange(self.n).split(self.block):
+                before = places // size * size if epoch == 0 else torch.full_like(places, self.n)
+                full = (self.seen + before).clamp_(max=self.slots)
+                slots = integers(self.key, full, len(places), start=epoch * self.n + int(places[0]))
+                rows = self.held(slots, before)
+                x, y = self.pool.take(rows.to(self.home)).x.to(self.device), self.targets[rows]
+                parts = (part.split(size) for part in (x, y, rows))
+                for start, *batch in zip(before[::size].tolist(), *parts, strict=True):
+                    self.offered = min(start + size, self.n)
+                    yield Batch(*batch) if self.seen + start else Batch(*(part[:0] for part in batch))
 
-    def write(self, batch: Batch) -> None:
-        """Offers a batch of the task to the reservoir; after the first pass over the task it does nothing."""
-        start = self.seen - self.old.seen
-        end = min(start + len(batch.y), len(self.examples))
-        self.seen = self.old.seen + end
-        first, last = bisect_left(self._when, start), bisect_left(self._when, end)
-        if first == last:
-            return
-        stays = self._until[first:last] >= end  # of two writes into one slot the later stays
-        slots, places = self._slot[first:last][stays], self._at[first:last][stays] - start
-        for column, values in zip((self.x, self.y, self.rows), batch, strict=True):
-            column.index_copy_(0, slots, values.to(self.device).index_select(0, places))
+    @property
+    def rows(self) -> Tensor:
+        """(M,) where in the pool is what the memory holds after the batches so far."""
+        return self.held(torch.arange(self.slots), self.offered)
 
     @property
     def memory(self) -> Memory:
-        """The memory as it is now: what is new in it comes from the task as it is stored, without rounding."""
-        x, labels = (column.to(self.device, copy=True) for column in self.old[:2])
-        for slots in (self.rows >= 0).nonzero().squeeze(1).split(BLOCK):
-            rows = self.rows[slots].to(self.examples.labels.device)
-            x[slots], labels[slots] = (
-                new.to(self.device) for new in (self.examples.raw(rows), self.examples.labels[rows])
-            )
-        return Memory(x, labels, self.old.scale, self.seen)
+        """The memory after the batches so far, as it was stored."""
+        return keep(View(self.pool, self.rows.to(self.home)), self.device)._replace(seen=self.seen + self.offered)
 
 
 def enlist(sets: Sets, classes: Tensor | None) -> tuple[Sets, int]:
