@@ -70,7 +70,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, step, full)
-    with pytest.raises(Refused, match="No space left on device.*what was saved before is intact"):
+    with pytest.raises(Refused, match=r"No space left on device.*what was saved before is intact"):
         write(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"

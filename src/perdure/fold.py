@@ -120,9 +120,9 @@ def suited(method: Method, stream: Stream) -> Method:
     fit = replace(fit, head=probe(method.net, fit, stream.exams[0].examples.take(torch.arange(1)).x))
     for number, task in enumerate(stream.tasks):
         try:
-            length(fit, len(task.examples))
+            length(fit if number else replace(fit, order="shuffled"), len(task.examples))
         except Refused as error:
-            raise Refused(f"task {number + 1}: {error}") from None
+            raise Refused(f"{'chunk' if scenario is Scenario.NNS else 'task'} {number + 1}: {error}") from None
         if fit.compete == "task" and task.id is not None and len(task.id.classes) < 2:
             raise Refused(
                 f"task {number + 1} has one class, and only the task's own logits compete: nothing can be learned. "

@@ -61,12 +61,14 @@ def watching(watcher: Callable[[Progress], None]) -> Iterator[None]:
 def length(fit: Fit, examples: int) -> tuple[int, int]:
     """The batch size and the number of steps that `fit` means for a task of so many examples.
 
+    In order of arrival examples are taken as they come, so a last chunk may be shorter than a batch.
+
     Raises:
         Refused: the task is empty, or smaller than a batch that was asked for by name.
     """
     if examples == 0:
         raise Refused("the task holds no examples; give every task at least one")
-    if fit.batch is not None and fit.batch > examples:
+    if fit.batch is not None and fit.batch > examples and fit.order == "shuffled":
         raise Refused(f"fit.batch is {fit.batch}, but a task has {examples} examples; use at most that")
     size = min(fit.batch or BATCH, examples)
     return size, fit.epochs * ceil(examples / size) if fit.epochs else fit.steps or STEPS
@@ -95,6 +97,21 @@ def for_scenario(fit: Fit, scenario: Scenario) -> Fit:
             )
         fit = replace(fit, epochs=1, order="arrival")
     return fit
+
+
+def frozen(net: nn.Module, fit: Fit) -> set[str]:
+    """The names of the parameters that never move: those that `fit.freeze` names, and those that take no gradient.
+
+    Raises:
+        Refused: a pattern matches no parameter.
+    """
+    names = [name for name, _ in net.named_parameters()]
+    still = {name for name, param in net.named_parameters() if not param.requires_grad}
+    for pattern in filter(None, (part.strip() for part in fit.freeze.split(","))):
+        if not (hit := {name for name in names if fnmatch(name, pattern)}):
+            raise Refused(f"fit.freeze names {pattern!r}, which matches no parameter; there are {', '.join(names)}")
+        still |= hit
+    return still
 
 
 class Layout:
@@ -160,7 +177,7 @@ class Descent:
         self.flat = self.layout.flat(model.params)
         self.device = self.flat.device
         self.net = copy.deepcopy(net).to(self.device).train()
-        self.leaves = self._leaves(model, frozen := {n for n, p in net.named_parameters() if not p.requires_grad})
+        self.leaves = self._leaves(model)
         self.rows = None if classes is None else rows_of(model.labels, classes)
         if self.rows is not None and torch.equal(self.rows, torch.arange(len(model.labels), device=self.device)):
             self.rows = None
@@ -168,11 +185,11 @@ class Descent:
         self._views = list(self.layout.views(self._grads).values())
         self._point = nn.Parameter(self.flat)
         self._optimizer = self._stock()
-        self._hold(hold, frozen)
+        self._hold(hold, frozen(net, fit))
         self._losses: list[Tensor] = []
         self._calls = self._steps = self._total = 0
 
-    def _leaves(self, model: Model, frozen: set[str]) -> list[nn.Parameter]:
+    def _leaves(self, model: Model) -> list[nn.Parameter]:
         """Makes the private module's parameters views of the flat buffer, and its buffers copies."""
         views = self.layout.views(self.flat)
         leaves: list[nn.Parameter] = []
@@ -200,13 +217,8 @@ class Descent:
     def _hold(self, hold: Tensor | None, frozen: set[str]) -> None:
         """Marks what may not move: a decay or kept moments would move a weight whose gradient is zero."""
         held = torch.zeros_like(self.flat, dtype=torch.bool) if hold is None else hold.clone()
-        patterns = [pattern.strip() for pattern in self.fit.freeze.split(",") if pattern.strip()]
-        for pattern in patterns:
-            if not any(fnmatch(name, pattern) for name in self.layout.shapes):
-                names = ", ".join(self.layout.shapes)
-                raise Refused(f"fit.freeze names {pattern!r}, which matches no parameter; there are {names}")
         for name, view in self.layout.views(held).items():
-            if name in frozen or any(fnmatch(name, pattern) for pattern in patterns):
+            if name in frozen:
                 view.fill_(True)
         self._free: Tensor | None = None
         if held.any():  # as integers, since x * 1 + 0 would lose the sign of a zero

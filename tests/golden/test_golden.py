@@ -15,7 +15,7 @@ import perdure
 from perdure.methods import METHODS
 
 HERE = Path(__file__).parent
-RUNS = {name: ("permuted-digits", "gns") for name in METHODS} | {
+RUNS = dict.fromkeys(METHODS, ("permuted-digits", "gns")) | {
     f"{name} {scenario}": ("split-digits", scenario)
     for name in ("finetune", "packnet", "er")
     for scenario in ("gg", "gnu")
@@ -30,7 +30,8 @@ def measure(name: str) -> list[list[float | None]]:
 
 
 def machine() -> dict[str, str]:
-    models = {line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model" in line}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = {line.partition(":")[2].strip() for line in lines if line.startswith("model")}
     return {"processor": " ".join(sorted(models)), "torch": torch.__version__, "threads": "1"}
 
 

@@ -31,7 +31,7 @@ from perdure.experiments.options import (
 )
 from perdure.fold import Moment, Setting, claimed, live, suited
 from perdure.methods import METHODS
-from perdure.result import Result, read_result
+from perdure.result import Result, read_record, read_result
 from perdure.store import read_json
 from perdure.streams.stream import Stream
 
@@ -272,7 +272,7 @@ def results_of(folder: Path) -> list[Result]:
     """
     seeds = recorded(folder).seeds
     homes = [folder] if len(seeds) == 1 else [folder / f"seed-{seed}" for seed in seeds]
-    if not all((home / "result.json").exists() for home in homes):
+    if not all((home / "result.json").exists() and read_record(home)["finished"] for home in homes):
         raise Refused(f"the run in {folder} is not finished; finish it with: perdure run --resume {folder}")
     return [read_result(home) for home in homes]
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -37,7 +36,7 @@ from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, T
 from perdure.model import Model, answer, classes_of, grow, head_of, rows_of, start
 from perdure.ops.infer import lowest_entropy
 from perdure.rng import fold
-from perdure.train import length, minimise
+from perdure.train import frozen, length, minimise
 
 Params = dict[str, Tensor]
 
@@ -159,12 +158,8 @@ class PackNet(Method):
 
     def _layers(self, state: Packed) -> list[str]:
         """The weights to pack: trunk parameters of two or more dimensions that may move."""
-        frozen = [pattern.strip() for pattern in self.fit.freeze.split(",")]
-        return [
-            name
-            for name, w in self.net.named_parameters()
-            if name in state.owner and w.ndim > 1 and w.requires_grad and not any(fnmatch(name, p) for p in frozen)
-        ]
+        still = frozen(self.net, self.fit)
+        return [name for name, mine in state.owner.items() if mine.ndim > 1 and name not in still]
 
     def _phases(self, examples: int) -> tuple[Fit, Fit]:
         """How to train, and how to retrain."""
