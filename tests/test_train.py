@@ -490,6 +490,8 @@ def test_an_epoch_shows_every_example_once_in_a_new_order():
     epochs = [list(chain(*rows[i : i + 3])) for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
+    descent = Descent(mlp(), start(mlp(), Fit(), 0), Fit(), 5)
+    assert [descent.order(10, epoch).tolist() for epoch in range(3)] == epochs
     assert sizes_and_rows(Fit(batch=4, epochs=3), 10, key=5)[1] == rows
     assert sizes_and_rows(Fit(batch=4, epochs=3), 10, key=6)[1] != rows
 

@@ -15,8 +15,9 @@ M memory slots.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
@@ -25,6 +26,14 @@ from torch import Tensor, device, nn
 
 class Refused(ValueError):
     """An input that cannot be used. The message says what was wrong and what to do next."""
+
+
+def unknown(what: str, name: str, known: Iterable[str], see: str = "") -> Refused:
+    """The error for a name that is not known: it says which is nearest, and all there are (or where to `see` them)."""
+    known = list(known)
+    near = get_close_matches(name.lower(), known, 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return Refused(f"unknown {what} {name!r}{hint} {see or 'There are: ' + ', '.join(known)}")
 
 
 class Scenario(Enum):

@@ -32,7 +32,7 @@ def test_help_names_every_verb(line: str, perdure) -> None:
     said = perdure(line)
     assert (said.status, said.err) == (0, "")
     for verb, module in VERBS.items():
-        assert f"  {verb:<9} {first_sentence(module)}\n" in said.out
+        assert f"  {verb:<10} {first_sentence(module)}\n" in said.out
 
 
 def test_version(perdure) -> None:
@@ -64,7 +64,7 @@ def test_list_names_everything(perdure) -> None:
     said = perdure("list")
     for name in [*METHODS, *BASES, *TABLES, *presets(), *(f"{kind}-BASE" for kind in STREAMS if kind != "arrays")]:
         assert f" {name}" in said.out
-    assert perdure("list methods").out.split()[1::1][0] == next(iter(METHODS))
+    assert perdure("list methods").out.split()[:2] == ["methods", next(iter(METHODS))]
     assert "permuted" not in perdure("list methods").out
 
 

@@ -40,11 +40,11 @@ def test_the_matrix_in_percent_with_what_was_before() -> None:
         "",
         "ewc on permuted-digits, accuracy in %",
         "",
-        "learned   task 1   task 2",
-        "─────────────────────────",
-        "before         –     10.4",
-        "task 1      95.0     20.0",
-        "task 2      70.0     87.5",
+        "learned  task 1  task 2",
+        "───────────────────────",
+        "before        –    10.4",
+        "task 1     95.0    20.0",
+        "task 2     70.0    87.5",
     ]
 
 
@@ -55,23 +55,18 @@ def test_the_matrix_over_seeds_is_mean_and_interval() -> None:
     assert lines[-1].split() == ["task", "2", "71.0", "±", "12.7", "88.5", "±", "12.7"]  # t(1) = 12.7, s / sqrt(2) = 1
 
 
-def test_a_long_matrix_shows_evenly_spread_tasks() -> None:
-    lines = printed(matrix, [result(np.full((101, 100), 0.5).tolist())], width=120)
-    assert lines[1] == "ewc on permuted-digits, accuracy in %, 12 of 100 tasks (report.html has all)"
-    assert lines[3].split()[1::2][:2] == ["task", "task"]
-    assert [line.split()[1] for line in lines[6:]] == [
-        "1",
-        "10",
-        "19",
-        "28",
-        "37",
-        "46",
-        "55",
-        "64",
-        "73",
-        "82",
-        "91",
-        "100",
+@pytest.mark.parametrize(
+    ("width", "tasks"),
+    [(80, [1, 12, 23, 34, 45, 56, 67, 78, 89, 100]), (40, [1, 34, 67, 100])],
+)
+def test_a_matrix_that_does_not_fit_shows_evenly_spread_tasks(width: int, tasks: list[int]) -> None:
+    lines = printed(matrix, [result(np.full((101, 100), 1.0).tolist())], width=width)
+    count = f"{len(tasks)} of 100 tasks (report.html has all)"
+    assert lines[1] == f"ewc on permuted-digits, accuracy in %, {count}"
+    assert lines[3].split() == ["learned", *map(str, tasks)]
+    assert [line.split()[:3] for line in lines[5:]] == [
+        ["before", "100.0", "100.0"],
+        *(["task", str(task), "100.0"] for task in tasks),
     ]
 
 

@@ -13,7 +13,7 @@ from perdure.streams import STREAMS
 def main(words: list[str]) -> int:
     """Carries out the verb."""
     from perdure.cli.parser import Parser
-    from perdure.datasets.base import unknown
+    from perdure.contract import unknown
 
     usage = f"perdure list [{'|'.join(SECTIONS)}]"
     parser = Parser("list", usage, "Says what there is, all of it or one kind of things; perdure show NAME says more.")

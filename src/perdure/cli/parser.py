@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from perdure.contract import Refused
-from perdure.datasets.base import unknown
+from perdure.contract import Refused, unknown
 from perdure.experiments.options import Option, flag
 
 METAVARS = {"a whole number": "N", "a number": "X", "text": "TEXT"}

@@ -13,17 +13,17 @@ from rich.table import Table
 from perdure.report.table import Cell, columns, comparison, interval, text
 from perdure.result import Result
 
-MOST = 12  # rows and columns of R that fit a terminal
-
 
 def matrix(console: Console, results: Sequence[Result]) -> None:
-    """R of one experiment in percent, mean and 95 % interval over its seeds; evenly spread tasks where it is long."""
+    """R of one experiment in percent, mean and 95 % interval over seeds; evenly spread tasks where all do not fit."""
     first, tasks = results[0], results[0].tasks
-    picked = np.unique(np.linspace(1, tasks, min(tasks, MOST)).round().astype(int)).tolist()
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    cell, room = 5 if len(results) == 1 else 11, console.width - len("task 100")
+    picked = np.unique(np.linspace(1, tasks, min(tasks, max(2, room // (cell + 2)))).round().astype(int)).tolist()
+    title = "task {}" if len(picked) * (max(cell, len("task 10")) + 2) <= room else "{}"
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("learned")
     for j in picked:
-        table.add_column(f"task {j}", justify="right")
+        table.add_column(title.format(j), justify="right", no_wrap=True)
     for i in [0, *picked]:
         cells = []
         for j in picked:
@@ -40,7 +40,7 @@ def compare(console: Console, results: Sequence[Result]) -> None:
     """All figures, a column for each experiment, and under them why some are undefined."""
     rows = comparison(results)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("")
+    table.add_column()
     for row in rows:
         table.add_column(row.label, justify="right")
     group, why = "", dict[str, list[str]]()

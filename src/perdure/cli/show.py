@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from perdure.cli.parser import Parser
-from perdure.contract import Fit, Method, Scenario
-from perdure.datasets.base import unknown
+from perdure.contract import Fit, Method, Scenario, unknown
 from perdure.experiments import presets
 from perdure.experiments.experiment import command
 from perdure.experiments.options import (

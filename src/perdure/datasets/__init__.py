@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from perdure.contract import unknown
 from perdure.datasets import cifar100, digits, idx, npz, roots
-from perdure.datasets.base import Base, Scaling, unknown
+from perdure.datasets.base import Base, Scaling
 
 __all__ = ["BASES", "Base", "Scaling", "find", "load"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 import torch
@@ -42,14 +40,6 @@ class Base:
         """The same data set under a scale, found on its training part."""
         scale = scale_of(self.train.x, how)
         return replace(self, train=replace(self.train, scale=scale), exam=replace(self.exam, scale=scale))
-
-
-def unknown(what: str, name: str, known: Iterable[str], see: str = "") -> Refused:
-    """The error for a name that is not known: it says which is nearest, and all there are (or where to `see` them)."""
-    known = list(known)
-    near = get_close_matches(name.lower(), known, 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else "."
-    return Refused(f"unknown {what} {name!r}{hint} {see or 'There are: ' + ', '.join(known)}")
 
 
 def one_of(name: str, value: object, literal: Any) -> None:

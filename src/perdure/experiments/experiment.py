@@ -15,8 +15,7 @@ from torch import nn
 
 import perdure
 from perdure import nets, streams
-from perdure.contract import Method, Refused, Scenario
-from perdure.datasets.base import unknown
+from perdure.contract import Method, Refused, Scenario, unknown
 from perdure.experiments import presets
 from perdure.experiments.options import (
     FIT,

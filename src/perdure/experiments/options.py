@@ -16,8 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
 from perdure import streams
-from perdure.contract import Fit, Method, Refused
-from perdure.datasets.base import unknown
+from perdure.contract import Fit, Method, Refused, unknown
 from perdure.methods import METHODS
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

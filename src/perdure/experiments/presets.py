@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from perdure.contract import Refused
-from perdure.datasets.base import unknown
+from perdure.contract import Refused, unknown
 
 FOLDER = Path(str(resources.files("perdure.experiments"))) / "presets"
 RIVALS = (("fit.epochs", "fit.steps"), ("seed", "seeds"))  # where one is given, a lower layer's other one is void

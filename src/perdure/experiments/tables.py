@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from perdure.datasets.base import unknown
+from perdure.contract import unknown
 from perdure.experiments.experiment import Experiment
 
 

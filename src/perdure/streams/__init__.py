@@ -31,7 +31,7 @@ def kind(name: str) -> Callable[..., Stream]:
     Raises:
         Refused: there is no such kind.
     """
-    from perdure.datasets.base import unknown
+    from perdure.contract import unknown
 
     if name not in STREAMS:
         raise unknown("kind of stream", name, STREAMS)
@@ -60,9 +60,8 @@ def build(
     Raises:
         Refused: a name or an option that nothing has (names the nearest), or an option out of range.
     """
-    from perdure.contract import Refused
+    from perdure.contract import Refused, unknown
     from perdure.datasets import find
-    from perdure.datasets.base import unknown
     from perdure.streams.stream import at_least_one, parse_scenario
 
     own = name.endswith(".npz")

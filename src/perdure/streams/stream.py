@@ -12,9 +12,8 @@ from typing import Generic, NamedTuple, TypeVar, overload
 import torch
 from torch import Tensor
 
-from perdure.contract import Examples, Refused, Scale, Scenario, Task, TaskId
+from perdure.contract import Examples, Refused, Scale, Scenario, Task, TaskId, unknown
 from perdure.data import Concat, View
-from perdure.datasets.base import unknown
 from perdure.rng import fold, permutation
 
 CHUNK = 12_800  # examples a chunk where tasks have no borders
