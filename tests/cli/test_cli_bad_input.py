@@ -23,6 +23,7 @@ SEE = "See: perdure run permuted-digits ewc --help"
 
 MESSAGES = {
     "runn permuted-digits ewc": f"unknown verb 'runn'; did you mean run? There are: {', '.join(VERBS)}",
+    "xyz": f"unknown verb 'xyz'. There are: {', '.join(VERBS)}",
     "run": "STREAM and METHOD missing: perdure run STREAM METHOD, as in: perdure run permuted-digits ewc",
     "run permuted-digits": "METHOD missing: perdure run STREAM METHOD, as in: perdure run permuted-digits ewc",
     "run permuted-digits ewcc": f"unknown method 'ewcc'; did you mean ewc? There are: {', '.join(METHODS)}",

@@ -118,6 +118,20 @@ def test_interrupted_it_says_how_to_resume(perdure, at_write, expected) -> None:
     assert (said.status, said.err) == (130, "perdure: stopped; nothing had been learned\n")
 
 
+def test_a_full_disk_at_the_page(perdure, monkeypatch: pytest.MonkeyPatch, expected) -> None:
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("perdure.report.write", full)
+    said = perdure(f"{WORDS} out")
+    assert (said.status, said.err.splitlines()[-1]) == (
+        2,
+        "perdure: the run in out is complete, but its page could not be written (No space left on device); "
+        "write it with: perdure report out",
+    )
+    assert record("out")["R"] == expected
+
+
 def test_a_finished_run_is_shown_again(perdure, expected) -> None:
     first = perdure(f"{WORDS} out --json")
     again = perdure("run --resume out --json")

@@ -70,9 +70,8 @@ def _obey(words: Sequence[str]) -> int:
             status: int = import_module(VERBS[verb]).main(rest)
             return status
     near = difflib.get_close_matches(words[0], VERBS, n=1)
-    return fail(
-        f"unknown verb {words[0]!r}; {f'did you mean {near[0]}? ' if near else ''}There are: {', '.join(VERBS)}"
-    )
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return fail(f"unknown verb {words[0]!r}{hint} There are: {', '.join(VERBS)}")
 
 
 def usage() -> str:

@@ -63,7 +63,7 @@ def presets() -> dict[str, str]:
     """Every preset and what it is for."""
     from perdure.experiments.presets import about, file_of, presets
 
-    return {name: about(file_of(name)) for name in presets()}
+    return {name: about(file_of(name)).partition(". ")[0] for name in presets()}
 
 
 SECTIONS = {"methods": methods, "streams": streams, "experiments": experiments, "presets": presets}

@@ -46,7 +46,7 @@ def parsed(parser: Parser, words: Iterable[str]) -> dict[str, Any]:
     """
     out, rest = [], iter(words)
     for word in rest:
-        if word.startswith("--"):
+        if word.startswith("--") and word != "--":
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
             if flag(name) not in parser.known:

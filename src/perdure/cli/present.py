@@ -17,9 +17,9 @@ from perdure.result import Result
 def matrix(console: Console, results: Sequence[Result]) -> None:
     """R of one experiment in percent, mean and 95 % interval over seeds; evenly spread tasks where all do not fit."""
     first, tasks = results[0], results[0].tasks
-    cell, room = 5 if len(results) == 1 else 11, console.width - len("task 100")
-    picked = np.unique(np.linspace(1, tasks, min(tasks, max(2, room // (cell + 2)))).round().astype(int)).tolist()
-    title = "task {}" if len(picked) * (max(cell, len("task 10")) + 2) <= room else "{}"
+    width, room = len("100.0" if len(results) == 1 else "50.0 ± 10.0"), console.width - len("task 100")
+    picked = np.unique(np.linspace(1, tasks, min(tasks, max(2, room // (width + 2)))).round().astype(int)).tolist()
+    title = "task {}" if len(picked) * (max(width, len("task 10")) + 2) <= room else "{}"
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("learned")
     for j in picked:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,14 @@ def main(words: list[str]) -> int:
             results = work.do(watch)
     except KeyboardInterrupt:
         return fail(_stopped(work), 130)
-    page = report.write(results, work.folder / "report.html")
+    try:
+        page = report.write(results, work.folder / "report.html")
+    except OSError as error:
+        folder = shlex.quote(str(work.folder))
+        raise Refused(
+            f"the run in {folder} is complete, but its page could not be written ({error.strerror}); "
+            f"write it with: perdure report {folder}"
+        ) from error
     present(Console(stderr=as_json, highlight=False), results, work.folder, page)
     if as_json:
         print(json.dumps(summary(results, listed="seeds" in given or len(results) > 1)))
@@ -128,5 +136,5 @@ def _free_folder(experiment: Experiment) -> Path:
 def _stopped(work: Work) -> str:
     if not (work.folder / "experiment.json").exists():
         return "stopped; nothing had been learned"
-    own = "" if work.experiment.method in METHODS else f" {work.experiment.stream} {work.experiment.method}"
-    return f"stopped. Continue with: perdure run --resume {work.folder}{own}"
+    own = [] if work.experiment.method in METHODS else [work.experiment.stream, work.experiment.method]
+    return f"stopped. Continue with: {shlex.join(['perdure', 'run', '--resume', str(work.folder), *own])}"
