@@ -52,7 +52,7 @@ def test_unseen_labels_leave_only_transfer_undefined() -> None:
     unseen[np.triu_indices(3)] = NAN  # the head grows: nothing before its own task
     why = evaluate.reasons(unseen, range(3), [1, 2, 3], [0, 1, 2, 3])
     assert set(why) == {"fwt", *(f"R[{i},{j + 1}]" for i, j in zip(*np.triu_indices(3), strict=True))}
-    assert why["fwt"] == why["R[1,2]"] == "its labels were never seen"
+    assert why["fwt"] == why["R[1,2]"] == "the method had no row for its labels yet"
     assert evaluate.forgetting(unseen) == pytest.approx(evaluate.forgetting(R))
 
 

@@ -23,7 +23,7 @@ from perdure.model import narrow
 from perdure.rng import permutation
 
 BATCH = 1024  # examples a forward pass of an exam
-UNSEEN = "its labels were never seen"
+UNSEEN = "the method had no row for its labels yet"
 Matrix = NDArray[np.float64]
 
 
@@ -102,7 +102,7 @@ def bwt(R: Matrix) -> float:
 
 
 def fwt(R: Matrix) -> float:
-    """FWT: mean over tasks but the first of R[i-1, i] - R[0, i]; NaN for one task, or where labels were never seen."""
+    """FWT: mean over tasks but the first of R[i-1, i] - R[0, i]; NaN for one task, or where labels had no row yet."""
     before, fresh = np.diagonal(R)[1:], R[0, 1:]
     return float((before - fresh).mean()) if len(fresh) else float("nan")
 

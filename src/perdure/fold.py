@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from perdure import evaluate, tree
 from perdure.contract import Method, Refused, Scenario, State
@@ -28,6 +29,8 @@ from perdure.rng import fold
 from perdure.store import ASIDE, Blobs, load_state, locked, read_json, save_state, write_json
 from perdure.streams.stream import Stream
 from perdure.train import BATCH, Progress, for_scenario, length, watching
+
+SMALL = 1_000_000  # parameters below which one thread is fastest
 
 
 class Moment(NamedTuple):
@@ -49,7 +52,8 @@ class Setting:
 
     Args:
         device: auto, cpu or cuda.
-        threads: CPU threads of torch; torch's own choice when not given.
+        threads: CPU threads of torch; when not given, one for a network below a million parameters (two would wait for
+            each other longer than they work), and torch's own choice above.
         bf16: forward passes in bfloat16.
         exam_rows: which rows of R to take: all, last, or every:K.
         exam_examples: examine so many examples of each exam, the same ones every time; all when not given.
@@ -91,11 +95,16 @@ class Setting:
             return torch.device("cpu")
         return torch.device("cuda", torch.cuda.current_device())
 
+    def threads_for(self, net: nn.Module) -> int:
+        """The CPU threads for runs of a network."""
+        small = sum(param.numel() for param in net.parameters()) < SMALL
+        return self.threads or (1 if small else torch.get_num_threads())
+
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self, net: nn.Module) -> Iterator[None]:
         """Threads and precision inside the block; as they were after it."""
         threads = torch.get_num_threads()
-        torch.set_num_threads(self.threads or threads)
+        torch.set_num_threads(self.threads_for(net))
         try:
             with torch.autocast(self.where.type, torch.bfloat16) if self.bf16 else nullcontext():
                 yield
@@ -186,9 +195,9 @@ def live(
         run_dir=folder,
     )
     if folder is None:
-        with setting.applied():
+        with setting.applied(method.net):
             return _Life(method, stream, setting, seen, None).run(blank)
-    with claimed(folder, resume, options), setting.applied():
+    with claimed(folder, resume, options), setting.applied(method.net):
         begun = (folder / "result.json").exists()
         return _Life(method, stream, setting, seen, Blobs(folder / "states")).run(blank, resume=begun)
 

@@ -75,7 +75,7 @@ def test_people_read_the_matrix_the_figures_and_where_they_lie(perdure) -> None:
     last = f"{100 * kept['R'][2][0]:.1f}".replace("-", "−"), f"{100 * kept['R'][2][1]:.1f}"
     assert next(line for line in lines if line.startswith("task 2")).split() == ["task", "2", *last]
     assert f"{100 * kept['acc']:.1f}" in next(line for line in lines if line.startswith("ACC"))
-    assert "– FWT: its labels were never seen" in lines
+    assert "– FWT: the method had no row for its labels yet" in lines
     assert lines[-2:] == [
         "run folder: runs/split-digits-finetune",
         "report:     runs/split-digits-finetune/report.html",

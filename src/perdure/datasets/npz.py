@@ -44,7 +44,9 @@ def opened(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> d
             for name in [name for name in (*needed, *optional) if name in held]:
                 content[name] = file[name]
     except (OSError, EOFError, BadZipFile, zlib.error, TypeError, ValueError) as error:
-        reason = "it holds Python objects" if "Object arrays" in str(error) else error
+        reason: object = error
+        if "pickle" in str(error):  # numpy's own words advise to load it unsafely
+            reason = "it holds Python objects" if "Object arrays" in str(error) else "it is no array"
         raise Refused(
             f"{path}: {name} cannot be read ({reason}); save plain numbers and strings with numpy.savez"
         ) from error

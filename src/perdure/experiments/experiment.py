@@ -156,7 +156,7 @@ def resolved(experiment: Experiment, method: Method, stream: Stream) -> dict[str
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "machine": {"processor": platform.machine(), "threads": experiment.setting.threads or torch.get_num_threads()},
+        "machine": {"processor": platform.machine(), "threads": experiment.setting.threads_for(method.net)},
         "command": command(experiment),
     }
 

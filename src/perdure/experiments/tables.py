@@ -105,8 +105,8 @@ def hw14() -> Table:
             Claim(
                 "ewc, lam 100",
                 0.911,
-                f"{stored}, without the factor 1/2 that our lam has and with a Fisher that squares the mean gradient of "
-                "a batch; the correct one was expected to reach 95",
+                f"{stored}, without the factor 1/2 that our lam has and with a Fisher that squares the gradient of "
+                "a batch's mean loss; the correct one was expected to reach 95",
                 {f"ewc lam 100 stream {s}": run("ewc", stream=s, lam=100.0) for s in range(3)},
                 at_least=0.95,
             ),
