@@ -25,15 +25,16 @@ def state(scale: float = 1.0) -> Pair:
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    name, parts = save_state(Blobs(tmp_path), state())
-    assert tree.equal(load_state(Blobs(tmp_path), name, (Pair,)), state())
-    assert {path.name for path in tmp_path.iterdir()} == parts
+    saved = save_state(Blobs(tmp_path), state())
+    assert tree.equal(load_state(Blobs(tmp_path), saved.name, (Pair,)), state())
+    assert {path.name for path in tmp_path.iterdir()} == saved.parts
+    assert set(saved.nbytes) == {"tree", "one", "other"}
+    assert sum(saved.nbytes.values()) == sum(path.stat().st_size for path in tmp_path.iterdir())
 
 
 def test_a_second_state_costs_what_changed(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
-    _, first = save_state(blobs, state())
-    _, second = save_state(blobs, state(2.0))
+    first, second = save_state(blobs, state()).parts, save_state(blobs, state(2.0)).parts
     assert len(second - first) == 2  # the tensor that changed, and the tree
     blobs.keep(second)
     assert {path.name for path in tmp_path.iterdir()} == second
@@ -41,7 +42,7 @@ def test_a_second_state_costs_what_changed(tmp_path: Path) -> None:
 
 def test_every_changed_file_is_noticed(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
-    name, parts = save_state(blobs, state())
+    name, parts, _ = save_state(blobs, state())
     for part in parts:
         path = tmp_path / part
         content = path.read_bytes()
@@ -56,7 +57,7 @@ def test_every_changed_file_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_state_of_an_undeclared_kind_is_refused(tmp_path: Path) -> None:
-    name, _ = save_state(Blobs(tmp_path), state())
+    name = save_state(Blobs(tmp_path), state()).name
     with pytest.raises(Refused, match="holds a Pair, which this method does not declare"):
         load_state(Blobs(tmp_path), name, ())
 

@@ -271,20 +271,20 @@ class _Life:
 
     def _saved(self, result: Result, tasks: int = 0) -> Result:
         """The state on disk, then the result that names it. `tasks`: how many were completed by it."""
-        size = tree.nbytes(self.state)
-        stored, name, parts = size, "", set[str]()
-        if self.blobs is not None:
-            name, parts = save_state(self.blobs, self.state)
-            stored = self.blobs.nbytes(parts)
+        saved = None if self.blobs is None else save_state(self.blobs, self.state)
+        size, parts = tree.nbytes(self.state), tree.components(self.state)
+        stored = size if saved is None else sum(saved.nbytes.values())
         result = replace(
             result,
             state_bytes_by_task=[*result.state_bytes_by_task, *[size] * tasks],
             stored_bytes_by_task=[*result.stored_bytes_by_task, *[stored] * tasks],
-            components_by_task=[*result.components_by_task, *[tree.components(self.state)] * tasks],
+            components_by_task=[*result.components_by_task, *[parts] * tasks],
+            stored_components_by_task=[*result.stored_components_by_task, *([saved.nbytes] * tasks if saved else [])],
         )
-        if self.blobs is not None and result.run_dir is not None:
-            write_json(result.run_dir / "result.json", {"format": FORMAT, "state": name, **result.to_json()})
-            self.blobs.keep(parts)
+        if self.blobs is not None and saved is not None and result.run_dir is not None:
+            record = {"format": FORMAT, "state": saved.name, **result.to_json()}
+            write_json(result.run_dir / "result.json", record)
+            self.blobs.keep(saved.parts)
         return result
 
     def _resumed(self, blank: Result) -> Result:

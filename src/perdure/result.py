@@ -49,6 +49,9 @@ class Result:
     state_bytes_by_task: list[int] = field(default_factory=list)
     stored_bytes_by_task: list[int] = field(default_factory=list)  # on disk; those of the state without a folder
     components_by_task: list[dict[str, int]] = field(default_factory=list)  # live bytes by part of the state
+    stored_components_by_task: list[dict[str, int]] = field(
+        default_factory=list
+    )  # those on disk; none without a folder
     options: dict[str, Any] = field(default_factory=dict)
     run_dir: Path | None = None
 

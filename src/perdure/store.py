@@ -12,14 +12,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
 
 from perdure.contract import Refused
-from perdure.tree import Tree, pack, unpack
+from perdure.tree import Tree, leaves, pack, unpack
 
 ASIDE = ".aside"  # ending of a file that is being written
 
@@ -114,12 +115,25 @@ class Blobs:
         return sum((self.folder / name).stat().st_size for name in names)
 
 
-def save_state(blobs: Blobs, state: Tree) -> tuple[str, set[str]]:
-    """Stores a state; its name, and the names of all its blobs. Tensors stored before are not written again."""
+class Saved(NamedTuple):
+    """A state on disk."""
+
+    name: str
+    parts: set[str]  # the names of all its blobs, `name` among them
+    nbytes: dict[str, int]  # by component of the state, and "tree" for its shape
+
+
+def save_state(blobs: Blobs, state: Tree) -> Saved:
+    """Stores a state. Tensors stored before are not written again."""
     plain, tensors = pack(state)
     parts = [blobs.put(tensors_to_bytes({"tensor": tensor})) for tensor in tensors]
     name = blobs.put(json.dumps({"tree": plain, "tensors": parts}).encode())
-    return name, {name, *parts}
+    sizes = {"tree": blobs.nbytes({name})}
+    paths = [path for path, leaf in leaves(state) if isinstance(leaf, Tensor)]
+    for part, path in dict(zip(parts, paths, strict=True)).items():  # a tensor that appears twice is stored once
+        component = path.partition(".")[0]
+        sizes[component] = sizes.get(component, 0) + blobs.nbytes({part})
+    return Saved(name, {name, *parts}, sizes)
 
 
 def load_state(blobs: Blobs, name: str, kinds: Sequence[type]) -> Tree:
