@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from bench import raw
-from perdure.contract import Fit, Refused, Scenario
+from perdure.contract import Fit, Refused, Scenario, Task
 from perdure.data import Arrays
 from perdure.datasets import Base, load
 from perdure.evaluate import BATCH, examine
@@ -75,8 +75,8 @@ def speed(steps: dict[int, int], rounds: int) -> tuple[dict[str, dict[str, float
     """Ratios of the loop, the exact Fisher and the exam."""
     images, data = base()
     stream = permuted(images, tasks=2)
-    x, y = stream[1].examples.materialise().raw(torch.arange(60_000)).flatten(1).float() / 255, images.train.labels
-    key, out = 1, {}
+    x, y = stream[1].examples.take(torch.arange(60_000)).x.flatten(1), images.train.labels
+    task, key, out = Task(Arrays(x, y), stream[1].id), 1, {}  # the same prepared tensors on both sides
     for batch, n in steps.items():
         fit = Fit(optimizer="sgd", lr=LR, steps=n, batch=batch, compete="seen")
         for method, doubled in (
@@ -84,16 +84,16 @@ def speed(steps: dict[int, int], rounds: int) -> tuple[dict[str, dict[str, float
             (EWC(raw.mlp(), fit, lam=1.0, fisher_examples=BATCH), 1),
             (ER(raw.mlp(), fit), 2),
         ):
-            state, _ = method.learn(method.init(0), stream[0], 0)  # the second task is timed: the penalty is on
+            state, _ = method.learn(method.init(0), task, 0)  # the second task is timed: the penalty is on
             name = f"{type(method).__name__.lower()}, batch {batch}"
             out[name] = ratio(
-                lambda method=method, state=state: method.learn(state, stream[1], key),
+                lambda method=method, state=state: method.learn(state, task, key),
                 lambda n=n, size=batch * doubled: raw.train(raw.mlp(), x, y, size, LR, n),
                 rounds,
             )
             print(name, out[name], flush=True)
     method = Finetune(raw.mlp(), Fit(compete="seen"))
-    state, examples = method.init(0), stream[1].examples.materialise()
+    state, examples = method.init(0), task.examples
     for batch in steps:
         epoch, n = 60_000 // batch, steps[batch]
         name = f"exact Fisher of all examples, in training epochs (batch {batch})"
@@ -161,6 +161,7 @@ def main() -> None:
     """Runs everything, prints ratios beside their bounds, and adds a file to `bench/history/`."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--threads", type=int, default=1, help="on both sides")
+    parser.add_argument("--no-memory", action="store_true", help="ratios only")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps, and nothing is written")
     given = parser.parse_args()
@@ -178,7 +179,7 @@ def main() -> None:
         "data": data,
         "bounds": BOUNDS,
         "ratios": ratios,
-        "memory": memory(10 if given.quick else 50),
+        "memory": {} if given.no_memory else memory(10 if given.quick else 50),
     }
     for name, bound in BOUNDS.items():
         figure = ratios[name]["ratio"]

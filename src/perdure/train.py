@@ -7,7 +7,7 @@
     return descent.model, descent.trace
 
 The parameters are views of one flat buffer (P,), and so are the gradients: a method's one line on `grads` is one
-kernel over all of them, and the optimiser sees a single tensor.
+kernel over all of them. A method that does not look at them follows the loss instead, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -182,8 +182,7 @@ class Descent:
         if self.rows is not None and torch.equal(self.rows, torch.arange(len(model.labels), device=self.device)):
             self.rows = None
         self._grads = torch.zeros_like(self.flat)
-        self._views = list(self.layout.views(self._grads).values())
-        self._point = nn.Parameter(self.flat)
+        self._pointed: Tensor | None = None
         self._optimizer = self._stock()
         self._hold(hold, frozen(net, fit))
         self._losses: list[Tensor] = []
@@ -202,17 +201,17 @@ class Descent:
         return leaves
 
     def _stock(self) -> torch.optim.Optimizer:
-        fit, point = self.fit, [self._point]
+        fit, leaves = self.fit, self.leaves
         common: dict[str, Any] = {"lr": fit.lr, "weight_decay": fit.weight_decay}
         match fit.optimizer:
             case "sgd":
-                return torch.optim.SGD(point, momentum=fit.momentum, nesterov=fit.nesterov, **common)
+                return torch.optim.SGD(leaves, momentum=fit.momentum, nesterov=fit.nesterov, **common)
             case "adam":
-                return torch.optim.Adam(point, fused=True, **common)
+                return torch.optim.Adam(leaves, fused=True, **common)
             case "adamw":
-                return torch.optim.AdamW(point, fused=True, **common)
+                return torch.optim.AdamW(leaves, fused=True, **common)
             case "rmsprop":
-                return torch.optim.RMSprop(point, momentum=fit.momentum, **common)
+                return torch.optim.RMSprop(leaves, momentum=fit.momentum, **common)
 
     def _hold(self, hold: Tensor | None, frozen: set[str]) -> None:
         """Marks what may not move: a decay or kept moments would move a weight whose gradient is zero."""
@@ -293,17 +292,17 @@ class Descent:
         if watcher is not None:
             watcher(Progress(self._steps, self._total, loss))
 
-    def grad(self, loss: Tensor, into: Tensor | None = None) -> Tensor:
+    def grad(self, loss: Tensor, onto: Tensor | None = None) -> Tensor:
         """(P,) the gradient of a scalar loss; zero where the loss does not depend on a parameter.
 
-        Written into one buffer that the next call writes again; `into` names another.
+        Written into one buffer that the next call writes again; `onto` (P,) names another, to which it is added. A
+        penalty whose gradient is known starts it off that way, at no cost in memory traffic.
         """
-        if len(self._losses) == self._steps:
-            self._losses.append(loss.detach())
-        views = self._views if into is None else list(self.layout.views(into).values())
-        grads = torch.autograd.grad(loss, self.leaves, allow_unused=True, materialize_grads=True)
-        torch._foreach_copy_(views, grads)
-        return self._grads if into is None else into
+        self._note(loss)
+        grads = self._grads.zero_() if onto is None else onto
+        self._point(grads)
+        loss.backward(inputs=self.leaves)
+        return grads
 
     def step(self, grads: Tensor) -> None:
         """Clips, follows the schedule and moves the parameters along (P,) gradients; held entries keep their bits."""
@@ -312,13 +311,42 @@ class Descent:
         if self.fit.clip is not None:
             norm = torch.linalg.vector_norm(grads)
             grads.mul_((self.fit.clip / (norm + 1e-6)).clamp_(max=1.0))
+        self._point(grads)
+        self._move()
+        if self._free is not None:
+            self.flat.view(self._free.dtype).bitwise_and_(self._free).bitwise_or_(self._held)
+
+    def follow(self, loss: Tensor) -> None:
+        """A step along the gradient of a loss, for a method that does not look at it: nothing is copied."""
+        if self._free is not None or self.fit.clip is not None:
+            self.step(self.grad(loss))
+            return
+        self._note(loss)
+        self._pointed = None
+        for leaf in self.leaves:
+            leaf.grad = None
+        loss.backward(inputs=self.leaves)
+        for leaf in self.leaves:
+            if leaf.grad is None:
+                leaf.grad = torch.zeros_like(leaf)
+        self._move()
+
+    def _note(self, loss: Tensor) -> None:
+        if len(self._losses) == self._steps:
+            self._losses.append(loss.detach())
+
+    def _point(self, grads: Tensor) -> None:
+        """Makes the gradients of the leaves views of a flat tensor: what autograd adds to, and the optimiser reads."""
+        if self._pointed is not grads:
+            self._pointed = grads
+            for leaf, view in zip(self.leaves, self.layout.views(grads).values(), strict=True):
+                leaf.grad = view
+
+    def _move(self) -> None:
         if self._steps == 0 and self.kept:
             self._resume(self.kept)
         self._optimizer.param_groups[0]["lr"] = self._rate()
-        self._point.grad = grads
         self._optimizer.step()
-        if self._free is not None:
-            self.flat.view(self._free.dtype).bitwise_and_(self._free).bitwise_or_(self._held)
         self._steps += 1
 
     def _rate(self) -> float:
@@ -331,19 +359,21 @@ class Descent:
 
     def _resume(self, moments: dict[str, dict[str, Tensor]]) -> None:
         """Continues an optimiser. Moments of another shape would make a fused optimiser read foreign memory."""
-        slots = self._optimizer.state[self._point]
         for slot, tensors in moments.items():
-            slots[slot] = tensors[""].clone() if "" in tensors else self.layout.flat(tensors)
+            parts = {} if "" in tensors else self.layout.views(self.layout.flat(tensors))
+            for name, leaf in zip(self.layout.shapes, self.leaves, strict=True):
+                self._optimizer.state[leaf][slot] = parts[name] if parts else tensors[""].clone()
 
     @property
     def moments(self) -> dict[str, dict[str, Tensor]]:
-        """The optimiser's moments by slot and parameter; a count of steps has the parameter name ""."""
-        slots = self._optimizer.state.get(self._point, {})
-        kept = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
-        return {
-            slot: self.layout.named(value) if value.shape == self.flat.shape else {"": value.clone()}
-            for slot, value in kept.items()
-        }
+        """The optimiser's moments by slot and parameter; a count of steps, alike for all, has the parameter name ""."""
+        named: dict[str, dict[str, Tensor]] = {}
+        for name, leaf in zip(self.layout.shapes, self.leaves, strict=True):
+            for slot, value in self._optimizer.state.get(leaf, {}).items():
+                if isinstance(value, Tensor):
+                    counts = slot == "step"
+                    named.setdefault(slot, {})["" if counts else name] = value.clone()
+        return named
 
     @property
     def model(self) -> Model:
@@ -373,5 +403,5 @@ def minimise(
     """Fits a model to one task by cross-entropy: the five lines, for whoever needs no more."""
     descent = Descent(net, model, fit, key, competing(fit, task), hold)
     for batch in descent.batches(task.examples):
-        descent.step(descent.grad(F.cross_entropy(descent(batch.x), batch.y)))
+        descent.follow(F.cross_entropy(descent(batch.x), batch.y))
     return descent.model, descent.trace

@@ -70,7 +70,7 @@ class ER(Method):
             logits = descent(torch.cat([batch.x, old.x]))
             if bias is not None:
                 logits = logits + bias[torch.cat([torch.full_like(batch.y, own), which[old.rows]])]
-            descent.step(descent.grad(F.cross_entropy(logits, torch.cat([batch.y, old.y]))))
+            descent.follow(F.cross_entropy(logits, torch.cat([batch.y, old.y])))
         return ERState(descent.model, replay.memory, sets, which[replay.rows]), descent.trace
 
     def predict(self, ready: ERState, x: Tensor, id: TaskId | None = None) -> Answer:

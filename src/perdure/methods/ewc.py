@@ -76,12 +76,14 @@ class EWC(Method):
         held = bool(self.lam and state.precision)
         A = layout.flat(state.precision) if held else torch.zeros_like(theta)
         C = layout.flat(state.anchor) if held else torch.zeros_like(theta)
-        lam_A, away = self.lam * A, torch.empty_like(theta)
+        lam_A, pull = self.lam * A, torch.empty_like(theta)
         for batch in descent.batches(examples):
-            grads = descent.grad(cross_entropy(descent(batch.x), batch.y))
+            loss = cross_entropy(descent(batch.x), batch.y)
             if held:
-                grads.addcmul_(lam_A, torch.sub(theta, C, out=away))
-            descent.step(grads)
+                torch.sub(theta, C, out=pull).mul_(lam_A)
+                descent.step(descent.grad(loss, onto=pull))
+            else:
+                descent.follow(loss)
         model, trace = descent.model, descent.trace
         if not self.lam:
             return state._replace(model=model), trace

@@ -65,7 +65,7 @@ class Joint(Method):
             logits = descent(batch.x)
             if bias is not None:
                 logits = logits + bias[owners[batch.rows]]
-            descent.step(descent.grad(F.cross_entropy(logits, batch.y)))
+            descent.follow(F.cross_entropy(logits, batch.y))
         return JointState(descent.model, first, data, sets, which), descent.trace
 
     def predict(self, ready: JointState, x: Tensor, id: TaskId | None = None) -> Answer:
