@@ -21,6 +21,7 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
+import torch
 from torch import Tensor, device, nn
 
 
@@ -67,10 +68,12 @@ class Scale(NamedTuple):
     factor: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.float()
+        if self == (0.0, 1.0):
+            return x.float()
+        scaled = x.to(torch.float32, copy=True)  # one copy, then in place
         if self.shift:
-            x = x - self.shift
-        return x if self.factor == 1.0 else x * self.factor
+            scaled.sub_(self.shift)
+        return scaled.mul_(self.factor)
 
 
 class Examples(Protocol):
