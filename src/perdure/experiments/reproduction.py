@@ -52,14 +52,14 @@ def reproduce(of: Table, folder: Path, watch: Callable[[str, Moment], None], onl
 
 
 def _run(of: Table, name: str, experiment: Experiment, home: Path, watch: Callable[[str, Moment], None]) -> None:
-    begun = (home / "experiment.json").exists()
+    begun, commit = (home / "experiment.json").exists(), _commit()  # of the code that runs, not of what comes after
     (result,) = execute(experiment, home, resume=begun, watch=lambda moment: watch(name, moment))
     kept = result.to_json()
     entry = {key: kept[key] for key in ("acc", "bwt", "fwt", "forgetting", "R", "learn_seconds", "state_bytes")}
     entry |= {
         "run": name,
         "command": command(experiment),
-        "commit": _commit(),
+        "commit": commit,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": result.options["versions"],
         "machine": result.options["machine"],
@@ -101,7 +101,7 @@ def page() -> str:
             published = "–" if claim.published is None else f"{100 * claim.published:.1f}"
             verdict = claim.verdict(mean) if n == len(claim.runs) else "not run"
             lines.append(f"| {claim.name} | {published} | {ours} | {n} of {len(claim.runs)} | {verdict} |")
-        lines += ["", *(f"- {claim.name}: {claim.source}{_target(claim)}." for claim in of.claims), ""]
+        lines += ["", *(f"- {claim.name}: {claim.source}{_target(claim)}.{claim.note}" for claim in of.claims), ""]
         lines += ["| run | ACC | BWT | seconds | commit | date |", "|---|---|---|---|---|---|"]
         for run, entry in done.items():
             figures = f"{100 * entry['acc']:.2f} | {100 * entry['bwt']:.2f} | {entry['learn_seconds']:.0f}"

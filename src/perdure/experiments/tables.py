@@ -19,8 +19,9 @@ class Claim:
         published: the figure; None where there is none, and the runs only show a spread.
         source: where it was published, and under which conditions that differ from ours.
         band: how far from it still counts as reproduced.
-        at_least: counts as reproduced from here on, instead of a band.
         runs: an experiment for each run, by name.
+        at_least: counts as reproduced from here on, instead of a band.
+        note: what a reader should know of our figure: the likely cause of a miss.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Claim:
     runs: dict[str, Experiment]
     band: float | None = None
     at_least: float | None = None
+    note: str = ""
 
     def verdict(self, mean: float) -> str:
         """reproduced, differs, or measured where there is nothing to compare with."""
@@ -109,6 +111,9 @@ def hw14() -> Table:
                 "a batch's mean loss; the correct one was expected to reach 95",
                 {f"ewc lam 100 stream {s}": run("ewc", stream=s, lam=100.0) for s in range(3)},
                 at_least=0.95,
+                note=" Ours stays about a point short of 95, on every stream and at every strength tried. What is lost "
+                "is mostly the task before the last (97 to 90 on stream 0): most likely its Fisher, taken on training "
+                "examples that ten epochs fit almost perfectly, is too small to hold it.",
             ),
             *(
                 Claim(
@@ -117,7 +122,7 @@ def hw14() -> Table:
                     "sweep of the strength",
                     {f"ewc lam {lam} stream 0": run("ewc", lam=float(lam))},
                 )
-                for lam in (30, 200, 400)
+                for lam in (200, 400)
             ),
         ),
     )
