@@ -122,6 +122,7 @@ import resource, sys
 import torch
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 from bench.__main__ import base, raw, LR, Fit, Finetune, EWC, ER, permuted
+from perdure.fold import Setting
 import perdure
 images, _ = base()
 method = {"finetune": Finetune, "ewc": EWC, "er": ER}[sys.argv[1]]
@@ -132,7 +133,8 @@ def watch(moment):
     if moment.doing == "learned":
         grown.append(int(open("/proc/self/statm").read().split()[1]) * 4096)
 method = method(net, fit)
-perdure.live(method, permuted(images, tasks=int(sys.argv[2])), watch=watch)
+setting = Setting(exam_rows="last", exam_examples=1000)
+perdure.live(method, permuted(images, tasks=int(sys.argv[2])), setting=setting, watch=watch)
 data = sum(part.x.numel() * part.x.element_size() for part in (images.train, images.exam))
 params = sum(p.numel() * 4 for p in net.parameters())
 peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
