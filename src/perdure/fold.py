@@ -106,7 +106,9 @@ class Setting:
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads_for(net))
         try:
-            with torch.autocast(self.where.type, torch.bfloat16) if self.bf16 else nullcontext():
+            # without autocast's cache of weights, which would be those of the first step for the whole run
+            half = torch.autocast(self.where.type, torch.bfloat16, cache_enabled=False)
+            with half if self.bf16 else nullcontext():
                 yield
         finally:
             torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ constant), which is all that is kept:
     A <- A + F        C <- C + F / A (theta - C)         after each task
 
 Reference: J. Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", 2017, arXiv 1612.00796.
-Deviations: none. The paper allows one merged penalty; C is a running mean because A theta - sum F_k theta_k cancels.
+Deviations: none. The paper allows one merged penalty; C is kept as a running mean, which stays exact over many tasks.
 Memory: constant, three times the network.
 """
 

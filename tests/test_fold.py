@@ -1,0 +1,54 @@
+"""What a run does beside learning: threads, precision, the order of measurements."""
+
+import pytest
+import torch
+from torch import nn
+
+import perdure
+from perdure.contract import Refused
+from perdure.fold import Setting
+
+SHORT = {"fit.steps": 60}
+
+
+def test_half_precision_learns_as_well():
+    whole = perdure.run("permuted-digits", "finetune", tasks=2, net="mlp:100", options=SHORT)
+    half = perdure.run("permuted-digits", "finetune", tasks=2, net="mlp:100", options=SHORT, bf16=True)
+    assert half.R[1, 0] == pytest.approx(whole.R[1, 0], abs=0.03)
+    assert not (half.R == whole.R).all()
+
+
+def test_small_networks_run_on_one_thread_unless_told_otherwise():
+    assert Setting().threads_for(nn.Linear(10, 10)) == 1
+    assert Setting(threads=3).threads_for(nn.Linear(10, 10)) == 3
+    assert Setting().threads_for(nn.Linear(1000, 1000)) == torch.get_num_threads()
+    before = torch.get_num_threads()
+    with Setting(threads=before + 1).applied(nn.Linear(1, 1)):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_only_the_rows_asked_for_are_measured():
+    options = {**SHORT, "fit.steps": 5}
+    every = perdure.run("permuted-digits", "finetune", tasks=3, net="mlp:8", options=options, exam_rows="every:2")
+    assert [bool(row.any() and row.all()) and not (row != row).any() for row in every.R] == [True, False, True, True]
+    last = perdure.run("permuted-digits", "finetune", tasks=3, net="mlp:8", options=options, exam_rows="last")
+    assert (last.R[3] == every.R[3]).all()
+    assert last.reasons["bwt"] == "this row was not asked for (exam rows)"
+
+
+def test_a_fresh_network_learns_the_first_task_exactly_as_fast():
+    result = perdure.run("permuted-digits", "finetune", tasks=2, net="mlp:50", options={"fit.steps": 30}, fresh=True)
+    assert result.learning_speed[0] == 0
+    assert result.learning_speed[1] != 0
+
+
+def test_settings_out_of_range_are_refused():
+    for wrong, words in (
+        ({"device": "tpu"}, "device 'tpu' is unknown"),
+        ({"threads": 0}, "threads is 0"),
+        ({"exam_rows": "every:0"}, "exam rows 'every:0' are unknown"),
+        ({"exam_examples": 0}, "exam_examples is 0"),
+    ):
+        with pytest.raises(Refused, match=words):
+            Setting(**wrong)
