@@ -118,9 +118,13 @@ def speed(steps: dict[int, int], rounds: int) -> tuple[dict[str, dict[str, float
 
 
 MEMORY = """
-import resource, sys
+import sys
 import torch
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def size(what):  # of this process, in bytes; VmHWM is its peak
+    return int(open("/proc/self/status").read().split(what + ":")[1].split()[0]) * 1024
+
+before = size("VmHWM")
 from bench.__main__ import base, raw, LR, Fit, Finetune, EWC, ER, permuted
 from perdure.fold import Setting
 import perdure
@@ -131,14 +135,13 @@ fit = Fit(optimizer="sgd", lr=LR, steps=200, batch=128)
 grown = []
 def watch(moment):
     if moment.doing == "learned":
-        grown.append(int(open("/proc/self/statm").read().split()[1]) * 4096)
+        grown.append(size("VmRSS"))
 method = method(net, fit)
 setting = Setting(exam_rows="last", exam_examples=1000)
 perdure.live(method, permuted(images, tasks=int(sys.argv[2])), setting=setting, watch=watch)
 data = sum(part.x.numel() * part.x.element_size() for part in (images.train, images.exam))
 params = sum(p.numel() * 4 for p in net.parameters())
-peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-print(peak, data, params, grown[4], grown[-1])
+print(size("VmHWM") - before, data, params, grown[4], grown[-1])
 """
 
 

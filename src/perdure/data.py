@@ -49,8 +49,14 @@ class _Set:
 
     def materialise(self, where: torch.device | None = None) -> Examples:
         """The same examples as arrays on a device, every transform applied."""
-        blocks = [self.raw(rows) for rows in torch.arange(len(self), device=self.labels.device).split(BLOCK)]
-        return Arrays(torch.cat(blocks), self.labels, self.scale).materialise(where)
+        rows = torch.arange(len(self), device=self.labels.device)
+        first, *others = rows.split(BLOCK)
+        part = self.raw(first)
+        x = part.new_empty(len(self), *part.shape[1:])  # filled block by block: joining blocks would hold all twice
+        x[: len(first)] = part
+        for block in others:
+            x[block] = self.raw(block)
+        return Arrays(x, self.labels, self.scale).materialise(where)
 
 
 @dataclass(frozen=True, eq=False)

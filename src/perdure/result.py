@@ -20,7 +20,7 @@ from perdure.store import read_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT = 1  # of `result.json`
+FORMAT = 1  # of a run folder
 POINTS = 200  # of a loss trace that a result keeps
 
 
@@ -166,24 +166,29 @@ def thinned(losses: Tensor) -> list[float]:
     return [float(part.mean()) for part in parts]
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """`result.json` of a run folder, finished or not.
+def read_kept(folder: Path, name: str) -> dict[str, Any]:
+    """A file of a run folder: `experiment.json`, or `result.json`, finished or not.
 
     Raises:
         Refused: there is no run, or it is of another version of this format.
     """
     if not folder.is_dir():
         raise Refused(f"there is no run folder {folder}")
-    if not (folder / "result.json").exists():
-        raise Refused(f"{folder} holds no run (no result.json)")
-    record = read_json(folder / "result.json")
-    found = record.get("format") if isinstance(record, dict) else None
-    if not isinstance(record, dict) or found != FORMAT:
+    if not (folder / name).exists():
+        raise Refused(f"{folder} holds no run (no {name})")
+    kept = read_json(folder / name)
+    found = kept.get("format") if isinstance(kept, dict) else None
+    if not isinstance(kept, dict) or found != FORMAT:
         raise Refused(
             f"the run in {folder} has format {found}, and this version reads format {FORMAT}; "
             "use the version of perdure that wrote it"
         )
-    return record
+    return kept
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`result.json` of a run folder."""
+    return read_kept(folder, "result.json")
 
 
 def read_result(folder: Path) -> Result:

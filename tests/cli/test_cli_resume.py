@@ -1,6 +1,7 @@
 """Nothing lost: stopped at any moment, a run goes on and ends as if nothing had happened, bit for bit."""
 
 import errno
+import functools
 import json
 import os
 import shlex
@@ -162,7 +163,9 @@ def running(perdure, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that has learned its first task of three, and no more than two."""
     words = [sys.executable, "-m", "perdure.cli", *LONG.split()]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(words, env=env, preexec_fn=heard, **pipes) as process:
         while process.poll() is None and not (Path("out/result.json").exists() and record("out")["learned"]):
             time.sleep(0.005)
         yield process

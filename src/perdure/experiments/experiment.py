@@ -30,11 +30,9 @@ from perdure.experiments.options import (
 )
 from perdure.fold import Moment, Setting, claimed, live, suited
 from perdure.methods import METHODS
-from perdure.result import Result, read_record, read_result
-from perdure.store import read_json
+from perdure.result import FORMAT, Result, read_kept, read_record, read_result
 from perdure.streams.stream import Stream
 
-FORMAT = 1  # of `experiment.json`
 NET = "mlp:400-400"
 
 
@@ -234,29 +232,9 @@ def _one(
     )
 
 
-def read_experiment(folder: Path) -> dict[str, Any]:
-    """`experiment.json` of a run folder.
-
-    Raises:
-        Refused: there is no run, or it is of another version of this format.
-    """
-    if not folder.is_dir():
-        raise Refused(f"there is no run folder {folder}")
-    if not (folder / "experiment.json").exists():
-        raise Refused(f"{folder} holds no run (no experiment.json)")
-    record = read_json(folder / "experiment.json")
-    found = record.get("format") if isinstance(record, dict) else None
-    if not isinstance(record, dict) or found != FORMAT:
-        raise Refused(
-            f"the run in {folder} has format {found}, and this version reads format {FORMAT}; "
-            "use the version of perdure that wrote it"
-        )
-    return record
-
-
 def recorded(folder: Path) -> Experiment:
     """The experiment of a run folder."""
-    plain = read_experiment(folder)["experiment"]
+    plain = read_kept(folder, "experiment.json")["experiment"]
     try:
         return Experiment(**{**plain, "seeds": tuple(plain["seeds"]), "setting": Setting(**plain["setting"])})
     except (KeyError, TypeError) as error:

@@ -12,11 +12,10 @@ from torch import nn
 
 from perdure import nets
 from perdure.contract import Fit, Method, Ready, Refused, Scale, TaskId
-from perdure.experiments.experiment import read_experiment
 from perdure.experiments.options import method_class
 from perdure.methods import METHODS
 from perdure.model import with_outputs
-from perdure.result import read_record
+from perdure.result import read_kept, read_record
 from perdure.store import Blobs, load_state
 
 
@@ -61,7 +60,7 @@ def load(folder: str | Path, method: type[Method] | None = None, net: nn.Module 
         Refused: there is no run, it was damaged, or it needs `method` or `net`.
     """
     folder = Path(folder)
-    record = read_experiment(folder)
+    record = read_kept(folder, "experiment.json")
     if (seeds := sorted(folder.glob("seed-*"))) and not (folder / "result.json").exists():
         raise Refused(f"{folder} holds a run for each seed; load one of them: {seeds[0]}")
     name = record["experiment"]["method"]
