@@ -16,7 +16,7 @@ from torch import Tensor
 from perdure.contract import Batch, Examples, Refused, Scale
 from perdure.rng import permutation
 
-BLOCK = 4096  # rows transformed at once
+BLOCK = 1024  # rows transformed at once
 
 
 class Transform(Protocol):

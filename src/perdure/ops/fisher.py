@@ -51,7 +51,7 @@ def diagonal(
     key: int,
     classes: Tensor | None = None,
     limit: int | None = None,
-    batch: int = 512,
+    batch: int = 256,
 ) -> dict[str, Tensor]:
     """The mean diagonal Fisher at a model, in evaluation mode: named, shaped and placed like `model.params`.
 
