@@ -2,7 +2,7 @@
 
 Absolute times mean little on a shared machine: both sides take turns with the same number of threads, and the ratio is
 that of their least times, since other work on the machine only ever adds to a time. The median of the ratios of each
-round is kept beside it: where the two differ, the machine was busy. `python -m bench --quick` takes a tenth of the steps.
+round is kept beside it: where the two differ, the machine was busy. `--quick` takes a tenth of the steps.
 """
 
 from __future__ import annotations
