@@ -15,7 +15,7 @@ from perdure.contract import Fit, Refused, Scenario, Task, TaskId
 from perdure.data import Arrays
 from perdure.model import Model, forward, grow, start
 from perdure.rng import integers, normal
-from perdure.train import Descent, Diverged, Layout, competing, for_scenario, length, minimise, watching
+from perdure.train import FEW, Descent, Diverged, Layout, competing, for_scenario, length, minimise, watching
 from perdure.tree import equal
 
 
@@ -622,3 +622,34 @@ def test_a_watcher_sees_progress_inside_the_block_only():
     assert seen[-1].loss == pytest.approx(trace.loss[-1].item())
     minimise(mlp(), model, fit, task, 0)
     assert len(seen) == 4
+
+
+def test_a_frozen_parameter_has_no_gradient() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    fit = Fit(optimizer="sgd", freeze="0.*")
+    descent = Descent(net, start(net, fit, 0), fit, 0)
+    x, y = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1, 1])
+    grads = descent.layout.views(descent.grad(F.cross_entropy(descent(x), y)))
+    assert all((not view.any()) == name.startswith("0.") for name, view in grads.items())
+
+
+def test_a_net_that_is_frozen_whole_stays_as_it_is() -> None:
+    net = nn.Sequential(nn.Linear(3, 2))
+    fit = Fit(optimizer="adam", weight_decay=0.1, freeze="*")
+    descent = Descent(net, begun := start(net, fit, 0), fit, 0)
+    descent.follow(F.cross_entropy(descent(torch.ones(2, 3)), torch.tensor([0, 1])))
+    assert equal(descent.model.params, begun.params)
+
+
+def test_a_new_buffer_for_every_step_is_not_kept() -> None:
+    net = nn.Sequential(nn.Linear(3, 2))
+    fit = Fit(optimizer="sgd", lr=0.1)
+    descent = Descent(net, start(net, fit, 0), fit, 0)
+    x, y = torch.ones(2, 3), torch.tensor([0, 1])
+    before, total = descent.flat.clone(), torch.zeros_like(descent.flat)
+    for _ in range(3 * FEW):
+        grads = descent.grad(F.cross_entropy(descent(x), y)) * 2
+        descent.step(grads)
+        total += grads
+    assert len(descent._views) <= FEW
+    assert torch.allclose(descent.flat, before - 0.1 * total)

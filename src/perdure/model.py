@@ -42,8 +42,9 @@ def head_of(net: nn.Module, fit: Fit) -> str:
     return fit.head or linear[-1]
 
 
-def _named(head: str, part: str) -> str:
-    return f"{head}.{part}" if head else part  # a net may itself be the Linear layer
+def parts_of(head: str) -> tuple[str, str]:
+    """The names of a head's parameters: its weight and, if it has one, its bias."""
+    return (f"{head}.weight", f"{head}.bias") if head else ("weight", "bias")  # a net may itself be the Linear layer
 
 
 def start(net: nn.Module, fit: Fit, key: int) -> Model:
@@ -61,14 +62,14 @@ def start(net: nn.Module, fit: Fit, key: int) -> Model:
                     torch.default_generator.manual_seed(fold(key, "start", name) >> 1)
                     reset()
     params = {name: param.detach().clone() for name, param in net.named_parameters()}
-    rows = params[_named(head_of(net, fit), "weight")].shape[0]
+    rows = params[parts_of(head_of(net, fit))[0]].shape[0]
     return Model(params, {name: buffer.clone() for name, buffer in net.named_buffers()}, torch.arange(rows), {})
 
 
 def grown(tensors: dict[str, Tensor], head: str, rows: int) -> dict[str, Tensor]:
     """The same tensors by parameter name, those of the head with zero rows added up to `rows`."""
     out = dict(tensors)
-    for name in (_named(head, "weight"), _named(head, "bias")):
+    for name in parts_of(head):
         if name in out and (more := rows - out[name].shape[0]) > 0:
             out[name] = torch.cat([out[name], out[name].new_zeros(more, *out[name].shape[1:])])
     return out
@@ -92,6 +93,17 @@ def grow(net: nn.Module, fit: Fit, model: Model, task: Task) -> Model:
         labels,
         {slot: grown(tensors, head, len(labels)) for slot, tensors in model.moments.items()},
     )
+
+
+def own_head(net: nn.Module, fit: Fit, model: Model, task: Task) -> Model:
+    """The model with a row for each label of a task and no others, as a task that keeps a head to itself starts.
+
+    Rows that the model has are kept, new ones start at zero; labels are sorted, and there are no moments.
+    """
+    whole, head = grow(net, fit, model, task), parts_of(head_of(net, fit))
+    rows = rows_of(whole.labels, classes_of(task))
+    params = {name: w[rows] if name in head else w for name, w in whole.params.items()}
+    return Model(params, whole.stats, whole.labels[rows], {})
 
 
 def with_outputs(net: nn.Module, fit: Fit, rows: int) -> nn.Module:

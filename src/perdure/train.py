@@ -30,6 +30,7 @@ from perdure.rng import fold, permutation
 
 BATCH = 128  # examples a step when `fit.batch` is not given
 STEPS = 1000  # steps a task when neither `fit.epochs` nor `fit.steps` is given
+FEW = 4  # buffers of gradients whose parts are remembered
 BLOCK = 1 << 20  # numbers gathered, scaled and sent to the device at once
 
 
@@ -177,24 +178,27 @@ class Descent:
         self.flat = self.layout.flat(model.params)
         self.device = self.flat.device
         self.net = copy.deepcopy(net).to(self.device).train()
-        self.leaves = self._leaves(model)
+        still = frozen(net, fit)
+        self.leaves = self._leaves(model, still)
+        self._moving = [leaf for leaf in self.leaves if leaf.requires_grad]
         self.rows = None if classes is None else rows_of(model.labels, classes)
         if self.rows is not None and torch.equal(self.rows, torch.arange(len(model.labels), device=self.device)):
             self.rows = None
         self._grads = torch.zeros_like(self.flat)
+        self._views: dict[int, tuple[Tensor, list[Tensor]]] = {}  # the last few buffers of gradients, and their parts
         self._pointed: Tensor | None = None
         self._optimizer = self._stock()
-        self._hold(hold, frozen(net, fit))
+        self._hold(hold, still)
         self._losses: list[Tensor] = []
         self._calls = self._steps = self._total = 0
 
-    def _leaves(self, model: Model) -> list[nn.Parameter]:
+    def _leaves(self, model: Model, still: set[str]) -> list[nn.Parameter]:
         """Makes the private module's parameters views of the flat buffer, and its buffers copies."""
         views = self.layout.views(self.flat)
         leaves: list[nn.Parameter] = []
         for name, param in self.net.named_parameters():
             param.data = views[name]
-            param.requires_grad_(True)
+            param.requires_grad_(name not in still)
             leaves.append(param)
         for name, buffer in self.net.named_buffers():
             buffer.data = model.stats[name].clone()
@@ -293,7 +297,7 @@ class Descent:
             watcher(Progress(self._steps, self._total, loss))
 
     def grad(self, loss: Tensor, onto: Tensor | None = None) -> Tensor:
-        """(P,) the gradient of a scalar loss; zero where the loss does not depend on a parameter.
+        """(P,) the gradient of a scalar loss; zero where the loss does not depend on a parameter, or it is frozen.
 
         Written into one buffer that the next call writes again; `onto` (P,) names another, to which it is added. A
         penalty whose gradient is known starts it off that way, at no cost in memory traffic.
@@ -301,7 +305,7 @@ class Descent:
         self._note(loss)
         grads = self._grads.zero_() if onto is None else onto
         self._point(grads)
-        loss.backward(inputs=self.leaves)
+        self._backward(loss)
         return grads
 
     def step(self, grads: Tensor) -> None:
@@ -325,11 +329,15 @@ class Descent:
         self._pointed = None
         for leaf in self.leaves:
             leaf.grad = None
-        loss.backward(inputs=self.leaves)
+        self._backward(loss)
         for leaf in self.leaves:
             if leaf.grad is None:
                 leaf.grad = torch.zeros_like(leaf)
         self._move()
+
+    def _backward(self, loss: Tensor) -> None:
+        if self._moving:
+            loss.backward(inputs=self._moving)
 
     def _note(self, loss: Tensor) -> None:
         if len(self._losses) == self._steps:
@@ -339,7 +347,11 @@ class Descent:
         """Makes the gradients of the leaves views of a flat tensor: what autograd adds to, and the optimiser reads."""
         if self._pointed is not grads:
             self._pointed = grads
-            for leaf, view in zip(self.leaves, self.layout.views(grads).values(), strict=True):
+            if id(grads) not in self._views:
+                if len(self._views) == FEW:
+                    self._views.clear()
+                self._views[id(grads)] = grads, list(self.layout.views(grads).values())  # kept, so that ids stay apart
+            for leaf, view in zip(self.leaves, self._views[id(grads)][1], strict=True):
                 leaf.grad = view
 
     def _move(self) -> None:

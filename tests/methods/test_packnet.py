@@ -11,7 +11,7 @@ from perdure import tree
 from perdure.contract import Fit, Refused, Scale, Task, TaskId
 from perdure.data import Arrays
 from perdure.methods.packnet import Packed, PackNet, bind, held, prune
-from perdure.model import Model
+from perdure.model import Model, own_head
 from perdure.rng import bits, fold, normal, permutation
 from perdure.train import length
 
@@ -191,7 +191,7 @@ def test_weights_that_fit_freezes_are_never_pruned() -> None:
 def test_every_task_has_a_head_of_its_own_that_starts_at_the_nets_rows() -> None:
     method = PackNet(_net(2), FIT)
     state = method.init(7)
-    begun = method._begin(state, _task(0, (1, 4)))  # the net has rows for 0 and 1
+    begun = own_head(method.net, FIT, state.model, _task(0, (1, 4)))  # the net has rows for 0 and 1
     weight = state.model.params["5.weight"]
     assert torch.equal(begun.params["5.weight"], torch.stack([weight[1], torch.zeros(8)]))
     assert begun.labels.tolist() == [1, 4]

@@ -3,7 +3,12 @@
 METHODS = {
     "finetune": "perdure.methods.finetune:Finetune",
     "joint": "perdure.methods.joint:Joint",
+    "independent": "perdure.methods.independent:Independent",
+    "l2": "perdure.methods.l2:L2",
     "ewc": "perdure.methods.ewc:EWC",
+    "online-ewc": "perdure.methods.online_ewc:OnlineEWC",
+    "si": "perdure.methods.si:SI",
     "er": "perdure.methods.er:ER",
+    "a-gem": "perdure.methods.a_gem:AGEM",
     "packnet": "perdure.methods.packnet:PackNet",
 }

@@ -16,7 +16,6 @@ Memory: constant, three times the network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar, NamedTuple, get_args
 
 import torch
@@ -25,6 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
 from perdure.model import Model, answer, grow, start
+from perdure.ops.anchor import Pull, check_strength
 from perdure.ops.fisher import Kind, diagonal
 from perdure.rng import fold
 from perdure.train import Descent, competing
@@ -58,8 +58,7 @@ class EWC(Method):
     off: ClassVar = {"lam": 0.0}
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lam < inf:
-            raise Refused(f"lam is {self.lam}; a strength is finite and not negative (0 for no penalty)")
+        check_strength("lam", self.lam)
         if self.fisher not in get_args(Kind):
             raise Refused(f"fisher is {self.fisher!r}; use one of {', '.join(get_args(Kind))}")
         if self.fisher_examples is not None and self.fisher_examples < 1:
@@ -76,13 +75,11 @@ class EWC(Method):
         held = bool(self.lam and state.precision)
         A = layout.flat(state.precision) if held else torch.zeros_like(theta)
         C = layout.flat(state.anchor) if held else torch.zeros_like(theta)
-        lam_A, pull = self.lam * A, torch.empty_like(theta)
-        minus = -lam_A * C
+        pull = Pull(self.lam * A, C)
         for batch in descent.batches(examples):
             loss = cross_entropy(descent(batch.x), batch.y)
             if held:
-                torch.addcmul(minus, lam_A, theta, out=pull)  # lam A (theta - C), in one kernel
-                descent.step(descent.grad(loss, onto=pull))
+                descent.step(descent.grad(loss, onto=pull(theta)))
             else:
                 descent.follow(loss)
         model, trace = descent.model, descent.trace

@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, answer, classes_of, grow, head_of, rows_of, start
-from perdure.ops.infer import lowest_entropy
+from perdure.model import Model, head_of, own_head, parts_of, start
+from perdure.ops.infer import Bound, respond
 from perdure.rng import fold
 from perdure.train import frozen, length, minimise
 
@@ -55,13 +55,6 @@ class Packed(NamedTuple):
     model: Model  # the trunk, and the head and statistics that every task starts from
     owner: Params  # uint8 for each trunk parameter: 0 free, t of the t-th task
     parts: tuple[Part, ...]  # in the order of learning
-
-
-class Bound(NamedTuple):
-    """A model for every task, by its index; `start` answers before the first."""
-
-    start: Model
-    tasks: dict[int, Model]
 
 
 def bind(params: Params, owner: Params, t: int) -> Params:
@@ -122,8 +115,8 @@ class PackNet(Method):
                 raise Refused(f"method.{name} is {value}; it must lie between 0 and 1, both excluded")
 
     def init(self, key: int, background: Examples | None = None) -> Packed:
-        model, head = start(self.net, self.fit, key), head_of(self.net, self.fit)
-        trunk = {name: w for name, w in model.params.items() if name.rpartition(".")[0] != head}
+        model, head = start(self.net, self.fit, key), parts_of(head_of(self.net, self.fit))
+        trunk = {name: w for name, w in model.params.items() if name not in head}
         state = Packed(model, {name: torch.zeros_like(w, dtype=torch.uint8) for name, w in trunk.items()}, ())
         if not self._layers(state):
             raise Refused("PackNet packs the weights below the head, and this net has none that may move; add a layer")
@@ -132,7 +125,8 @@ class PackNet(Method):
     def learn(self, state: Packed, task: Task, key: int) -> tuple[Packed, Trace]:
         t, layers = len(state.parts) + 1, self._layers(state)
         long, short = self._phases(len(task.examples))
-        model, owner = self._begin(state, task), self._claim(state, t, layers)
+        model = own_head(self.net, self.fit, state.model, task)  # free weights are 0 after the first task
+        owner = self._claim(state, t, layers)
 
         model, trained = minimise(self.net, model, long, task, fold(key, "train"), held(model, owner, t))
         model, owner = prune(model, owner, t, self.prune, layers)
@@ -148,13 +142,7 @@ class PackNet(Method):
         return Bound(state.model, tasks)
 
     def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
-        if not ready.tasks:
-            return answer(self.net, ready.start, x, id)
-        if id is None:
-            return lowest_entropy({index: answer(self.net, model, x) for index, model in ready.tasks.items()})
-        if id.index in ready.tasks:
-            return answer(self.net, ready.tasks[id.index], x, id)
-        return Answer(x.new_zeros(len(x), 0), ready.start.labels[:0])
+        return respond(self.net, ready, x, id)
 
     def _layers(self, state: Packed) -> list[str]:
         """The weights to pack: trunk parameters of two or more dimensions that may move."""
@@ -169,13 +157,6 @@ class PackNet(Method):
         after = min(max(1, round(total * self.retrain)), total - 1)
         fit = replace(self.fit, epochs=None, moments="fresh")
         return replace(fit, steps=total - after), replace(fit, steps=after)
-
-    def _begin(self, state: Packed, task: Task) -> Model:
-        """The trunk as it is (free weights start at 0 after the first task) under the start values of a head."""
-        whole = grow(self.net, self.fit, state.model, task)
-        rows = rows_of(whole.labels, classes_of(task))
-        params = {name: w if name in state.owner else w[rows] for name, w in whole.params.items()}
-        return Model(params, whole.stats, whole.labels[rows], {})
 
     def _claim(self, state: Packed, t: int, layers: Sequence[str]) -> Params:
         """All that is free, owned by the t-th task.
