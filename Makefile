@@ -34,7 +34,7 @@ bench: $(READY)
 	$(BIN)/python -m bench
 
 reproduce: $(READY)
-	$(BIN)/perdure reproduce $(NAME)
+	$(BIN)/perdure reproduce $(NAME) --run
 
 docs: $(READY)
 	$(BIN)/perdure reproduce --page docs/reproduction.md

@@ -1,28 +1,42 @@
-"""Run the experiments of a published table, and compare figures.
+"""Compare published figures with our own, and run what is missing.
 
-Runs that were measured before are not run again; one that was killed goes on. The results are kept in the package.
+Figures come from the results stored in the package; nothing runs without --run. Runs that were measured before are not
+run again, and one that was killed goes on.
 """
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table as Grid
 
 from perdure.cli.parser import Parser
 from perdure.cli.progress import Watch, shown
-from perdure.experiments.reproduction import page, reproduce, stored
-from perdure.experiments.tables import table
+from perdure.experiments.cost import spoken
+from perdure.experiments.reproduction import figures, findings, missing, needed, page, reproduce
+from perdure.experiments.tables import TABLES, Table, table
 from perdure.fold import Moment
+
+USAGE = """perdure reproduce NAME [--json] [--run [--only TEXT]]
+       perdure reproduce --all [--json] [--run]
+       perdure reproduce --page FILE"""
+COLORS = {"reproduced": "green", "differs": "red", "measured": "", "not run": "dim"}
 
 
 def main(words: list[str]) -> int:
     """Carries out the verb."""
-    usage = "perdure reproduce NAME [--only TEXT] [--out DIR]\n       perdure reproduce --page FILE"
-    parser = Parser("reproduce", usage, "Runs what is missing from a published table; perdure list experiments.")
+    parser = Parser("reproduce", USAGE, "Published figures, our own and the verdict; perdure list experiments.")
     parser.add_argument("name", nargs="?", metavar="NAME", help="of the table (hw14-21)")
-    parser.add_argument("--only", metavar="TEXT", help="only the runs whose name holds this")
+    parser.add_argument("--all", action="store_true", help="every table")
+    parser.add_argument("--json", action="store_true", help="as JSON, on the last line of stdout")
+    parser.add_argument("--run", action="store_true", help="run what is missing first, after saying how long it takes")
+    parser.add_argument("--only", metavar="TEXT", help="run only what has this in its name")
+    parser.add_argument("--device", metavar="NAME", help="of those runs: auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, metavar="N", help="of those runs")
     parser.add_argument("--out", metavar="DIR", help="where runs keep their states (default: runs/reproduce)")
     parser.add_argument("--page", metavar="FILE", help="write the page about all stored results, and run nothing")
     given = vars(parser.parse_args(words))
@@ -32,21 +46,57 @@ def main(words: list[str]) -> int:
     if "page" in given:
         Path(given["page"]).write_text(page())
         return 0
-    if "name" not in given:
-        parser.error("name a table")
-    of = table(given["name"])
-    left = len(of.runs) - len(stored(of))
-    console = Console(stderr=True, highlight=False)
-    console.print(f"{of.title}: {left} of {len(of.runs)} runs are missing; all of them take about {of.hours:g} hours")
-    watchers: dict[str, Watch] = {}
-
-    def watch(run: str, moment: Moment) -> None:
-        if run not in watchers:
-            lines.close()  # a terminal shows one set of bars at a time
-            watchers[run] = lines.enter_context(shown(of.runs[run].seeds, label=run))
-        watchers[run](moment)
-
-    with ExitStack() as lines:
-        reproduce(of, Path(given.get("out", "runs/reproduce")), watch, given.get("only", ""))
-    print(page(), end="")
+    if ("name" in given) == ("all" in given):
+        parser.error("name a table, or ask for --all of them")
+    tables = [table(name) for name in (TABLES if "all" in given else [given["name"]])]
+    if "run" in given:
+        setting: dict[str, Any] = {name: given[name] for name in ("device", "threads") if name in given}
+        _run(tables, Path(given.get("out", "runs/reproduce")), given.get("only", ""), setting)
+    _print(tables, Console(stderr="json" in given, highlight=False))
+    if "json" in given:
+        print(json.dumps([finding.to_json() for finding in findings(tables)]))
     return 0
+
+
+def _run(tables: list[Table], folder: Path, only: str, setting: dict[str, Any]) -> None:
+    console = Console(stderr=True, highlight=False)
+    for of in tables:
+        left = missing(of, only)
+        if left:
+            seconds = needed(of, only)
+            console.print(f"{of.title}: {len(left)} of {len(of.runs)} runs to do; about {spoken(seconds)}")
+    watchers: dict[str, Watch] = {}
+    with ExitStack() as lines:
+
+        def watch(run: str, moment: Moment) -> None:
+            if run not in watchers:
+                lines.close()  # a terminal shows one set of bars at a time
+                watchers[run] = lines.enter_context(shown((moment.seed,), label=run))
+            watchers[run](moment)
+
+        for of in tables:
+            watchers.clear()
+            reproduce(of, folder, watch, only, **setting)
+
+
+def _print(tables: list[Table], console: Console) -> None:
+    for of in tables:
+        grid = Grid(title=f"{of.title} ({of.name})", title_justify="left", title_style="bold", box=None)
+        for heading in ("", "figure", "published", "ours", "runs", "reproduced if", "verdict"):
+            grid.add_column(heading, justify="right" if heading in ("published", "ours") else "left")
+        for one in findings([of]):
+            color = COLORS[one.verdict]
+            verdict = f"[{color}]{one.verdict}[/]" if color else one.verdict
+            grid.add_row(
+                one.claim,
+                one.figure.replace("[", r"\["),
+                *figures(one),
+                f"{one.done} of {one.runs}",
+                one.target or "–",
+                verdict,
+            )
+        console.print(grid)
+        console.print()
+    if any(one.verdict == "not run" for one in findings(tables)):
+        names = " or ".join(["NAME"] if len(tables) > 1 else [tables[0].name])
+        console.print(f"What is not run can be run with: perdure reproduce {names} --run")

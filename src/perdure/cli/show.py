@@ -25,6 +25,7 @@ from perdure.experiments.options import (
     of_method,
     of_stream,
 )
+from perdure.experiments.reproduction import stored
 from perdure.experiments.tables import TABLES, table
 from perdure.methods import METHODS
 from perdure.streams import STREAMS
@@ -90,7 +91,7 @@ def _stream(name: str) -> None:
 
 def _experiment(name: str) -> None:
     of = table(name)
-    print(f"{of.title}\n\n{of.protocol}\n\nAbout {of.hours:g} hours on two cores. Its runs:\n")
+    print(f"{of.title}\n\n{of.protocol}\n\n{len(stored(of))} of its {len(of.runs)} runs are stored. They are:\n")
     for experiment in of.runs.values():
         print(f"  {command(experiment)}")
 

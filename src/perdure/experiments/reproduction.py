@@ -1,4 +1,4 @@
-"""Reproductions: runs the experiments of a published table, keeps their results, and writes the page about them.
+"""Reproductions: published figures beside our own, from stored results; runs what is missing, and writes the page.
 
 Each run's result is a JSON file inside the package, with its command, commit and date. A finished run is never run
 again; one that was killed goes on where it was.
@@ -9,20 +9,46 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
+from math import isnan
 from pathlib import Path
 from typing import Any
 
-from perdure.experiments.experiment import Experiment, command, execute
+from perdure.experiments.cost import estimate
+from perdure.experiments.experiment import Experiment, command, execute, prepare
+from perdure.experiments.provenance import commit, today
 from perdure.experiments.tables import TABLES, Claim, Table, table
 from perdure.fold import Moment
 from perdure.report.table import interval
 from perdure.store import write_json
 
 STORED = Path(str(resources.files("perdure.experiments"))) / "results"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A published figure beside ours; figures are fractions of 1, NaN where there is none."""
+
+    table: str
+    claim: str
+    figure: str  # what is measured: acc, bwt, R[2,1]
+    published: float
+    source: str
+    ours: float  # mean over the runs that are stored
+    half: float  # half-width of its 95 % interval (Student's t); NaN for one run
+    done: int  # runs that are stored
+    runs: int
+    target: str  # what counts as reproduced
+    verdict: str  # reproduced, differs, measured (nothing was published), not run
+    note: str
+    commands: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain JSON; NaN is null."""
+        plain = asdict(self)
+        return {name: None if isinstance(value, float) and isnan(value) else value for name, value in plain.items()}
 
 
 def _file(of: Table, run: str) -> Path:
@@ -38,29 +64,54 @@ def stored(of: Table) -> dict[str, dict[str, Any]]:
     return {run: json.loads(path.read_text()) for run in of.runs if (path := _file(of, run)).exists()}
 
 
-def reproduce(of: Table, folder: Path, watch: Callable[[str, Moment], None], only: str = "") -> None:
+def missing(of: Table, only: str = "") -> dict[str, Experiment]:
+    """The runs of a table that are not stored, by name; of those, the ones whose name holds `only`."""
+    return {name: run for name, run in of.runs.items() if only in name and not _file(of, name).exists()}
+
+
+def needed(of: Table, only: str = "") -> float:
+    """Seconds that the missing runs of a table will take, about: tasks x steps x measured speed."""
+    left, seconds = missing(of, only), 0.0
+    for claim in of.claims:
+        mine = [name for name in claim.runs if name in left]
+        for number, name in enumerate(mine):
+            experiment = left.pop(name)
+            if number == 0:  # the runs of a claim differ in their seeds alone
+                seconds += len(mine) * estimate(*prepare(experiment), experiment.setting)
+    return seconds
+
+
+def reproduce(
+    of: Table,
+    folder: Path,
+    watch: Callable[[str, Moment], None],
+    only: str = "",
+    **setting: Any,
+) -> None:
     """Runs what is missing from a table, and stores each result as it comes.
 
     Args:
         folder: where the runs keep their states; what it holds is continued.
         watch: called with the name of the run and every `Moment`.
         only: a part of the names of the runs to do; all when empty.
+        setting: `device` and `threads`, where they differ from the table's.
     """
-    for name, experiment in of.runs.items():
-        if only in name and not _file(of, name).exists():
-            _run(of, name, experiment, folder / of.name / _slug(name), watch)
+    for name, experiment in missing(of, only).items():
+        if not _file(of, name).exists():  # by another process since
+            given = replace(experiment, setting=replace(experiment.setting, **setting))
+            _run(of, name, given, folder / of.name / _slug(name), watch)
 
 
 def _run(of: Table, name: str, experiment: Experiment, home: Path, watch: Callable[[str, Moment], None]) -> None:
-    begun, commit = (home / "experiment.json").exists(), _commit()  # of the code that runs, not of what comes after
+    begun, code = (home / "experiment.json").exists(), commit()  # of the code that runs, not of what comes after
     (result,) = execute(experiment, home, resume=begun, watch=lambda moment: watch(name, moment))
     kept = result.to_json()
     entry = {key: kept[key] for key in ("acc", "bwt", "fwt", "forgetting", "R", "learn_seconds", "state_bytes")}
     entry |= {
         "run": name,
         "command": command(experiment),
-        "commit": commit,
-        "date": datetime.now(UTC).date().isoformat(),
+        "commit": code,
+        "date": today(),
         "versions": result.options["versions"],
         "machine": result.options["machine"],
     }
@@ -68,18 +119,38 @@ def _run(of: Table, name: str, experiment: Experiment, home: Path, watch: Callab
     shutil.rmtree(home)
 
 
-def _commit() -> str | None:
-    words = ["git", "-C", str(STORED), "rev-parse", "--short=12", "HEAD"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+def findings(tables: Iterable[Table]) -> list[Finding]:
+    """Every claim of some tables beside what is stored; runs nothing."""
+    return [_finding(of, claim, entries) for of in tables for entries in [stored(of)] for claim in of.claims]
 
 
-def measured(of: Table, claim: Claim) -> tuple[float, float, int]:
-    """Our mean ACC for a claim, the half-width of its 95 % interval over runs, and how many of its runs are stored."""
-    done = stored(of)
-    values = [done[name]["acc"] for name in claim.runs if name in done]
-    mean, half = interval(values) if values else (float("nan"), float("nan"))
-    return mean, half, len(values)
+def _finding(of: Table, claim: Claim, entries: dict[str, dict[str, Any]]) -> Finding:
+    values = [claim.value(entries[name]) for name in claim.runs if name in entries]
+    mean, half = interval(values)
+    return Finding(
+        of.name,
+        claim.name,
+        claim.figure,
+        float("nan") if claim.published is None else claim.published,
+        claim.source,
+        mean,
+        half,
+        len(values),
+        len(claim.runs),
+        claim.target,
+        claim.verdict(mean) if len(values) == len(claim.runs) else "not run",
+        claim.note,
+        tuple(command(run) for run in claim.runs.values()),
+    )
+
+
+def figures(finding: Finding) -> tuple[str, str]:
+    """The published figure and ours, in percent, as they are printed."""
+    published = "–" if isnan(finding.published) else f"{100 * finding.published:.2f}"
+    if not finding.done:
+        return published, "–"
+    spread = "" if isnan(finding.half) else f" ± {100 * finding.half:.2f}"
+    return published, f"{100 * finding.ours:.2f}{spread}"
 
 
 def page() -> str:
@@ -88,29 +159,26 @@ def page() -> str:
         "# Reproduction",
         "",
         "Published figures beside our own runs. This page is written by `make docs` from the results stored in the",
-        "package; run what is missing with `make reproduce NAME=...`. Intervals are Student's t, 95 %, over runs.",
+        "package; `perdure reproduce --all` prints the same, `make reproduce NAME=...` runs what is missing. Figures are",
+        "percent (of ACC, where nothing else is said); intervals are Student's t, 95 %, over runs.",
     ]
     for name in TABLES:
         of = table(name)
-        done = stored(of)
         lines += ["", f"## {of.title} (`{of.name}`)", "", of.protocol, ""]
-        lines += ["| what | published | ours | runs | verdict |", "|---|---|---|---|---|"]
-        for claim in of.claims:
-            mean, half, n = measured(of, claim)
-            ours = "not run" if not n else f"{100 * mean:.2f}" + (f" ± {100 * half:.2f}" if n > 1 else "")
-            published = "–" if claim.published is None else f"{100 * claim.published:.1f}"
-            verdict = claim.verdict(mean) if n == len(claim.runs) else "not run"
-            lines.append(f"| {claim.name} | {published} | {ours} | {n} of {len(claim.runs)} | {verdict} |")
-        lines += ["", *(f"- {claim.name}: {claim.source}{_target(claim)}.{claim.note}" for claim in of.claims), ""]
-        lines += ["| run | ACC | BWT | seconds | commit | date |", "|---|---|---|---|---|---|"]
-        for run, entry in done.items():
-            figures = f"{100 * entry['acc']:.2f} | {100 * entry['bwt']:.2f} | {entry['learn_seconds']:.0f}"
-            lines.append(f"| {run} | {figures} | {entry['commit']} | {entry['date']} |")
-        lines += ["", *(f"    {entry['command']}" for entry in done.values())]
+        lines += [
+            "| what | figure | published | ours | runs | reproduced if | verdict |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        found = findings([of])
+        for one in found:
+            cells = (one.claim, one.figure, *figures(one), f"{one.done} of {one.runs}", one.target or "–", one.verdict)
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *(f"- {one.claim}: {one.source}.{' ' * bool(one.note)}{one.note}" for one in found)]
+        if entries := stored(of):
+            lines += ["", "| run | ACC | BWT | seconds | commit | date |", "|---|---|---|---|---|---|"]
+            for run, entry in entries.items():
+                acc, bwt = ("–" if entry[key] is None else f"{100 * entry[key]:.2f}" for key in ("acc", "bwt"))
+                seconds = f"{entry['learn_seconds']:.0f}"
+                lines.append(f"| {run} | {acc} | {bwt} | {seconds} | {entry['commit']} | {entry['date']} |")
+            lines += ["", *(f"    {entry['command']}" for entry in entries.values())]
     return "\n".join(lines) + "\n"
-
-
-def _target(claim: Claim) -> str:
-    if claim.at_least is not None:
-        return f" (reproduced: at least {100 * claim.at_least:.0f})"
-    return f" (reproduced: within {100 * claim.band:.0f} points)" if claim.band is not None else ""

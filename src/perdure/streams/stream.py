@@ -84,7 +84,7 @@ class Stream:
         exams: one a task.
         ends: how many of `tasks` have been learned when exam i can first be passed, T of them; 1..T unless NNS.
         begins: which of `tasks` first touches the task i, T of them; 0..T-1 unless NNS.
-        part: the stream of some of its tasks.
+        remade: the stream of other lessons, made from its own.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Stream:
     exams: Sequence[Exam]
     ends: tuple[int, ...]
     begins: tuple[int, ...]
-    part: Callable[[slice], Stream] | None = None
+    remade: Callable[[Callable[[Sequence[Lesson]], Sequence[Lesson]]], Stream] | None = None
 
     def __len__(self) -> int:
         return len(self.exams)
@@ -113,9 +113,13 @@ class Stream:
     def __getitem__(self, index: int | slice) -> Task | Stream:
         if not isinstance(index, slice):
             return self.tasks[index]
-        if self.part is None:
+        return self.with_lessons(lambda lessons: lessons[index])
+
+    def with_lessons(self, change: Callable[[Sequence[Lesson]], Sequence[Lesson]]) -> Stream:
+        """The same kind of stream, of lessons made from its own."""
+        if self.remade is None:
             raise TypeError("this stream was put together by hand; slice its tasks and exams instead")
-        return self.part(index)
+        return self.remade(change)
 
 
 def parse_scenario(text: str) -> Scenario:
@@ -219,7 +223,9 @@ def assemble(
         exams=Lazy(exam, range(count)),
         ends=ends,
         begins=begins,
-        part=lambda of: assemble(name, scenario, lessons[of], seed, chunk=chunk, passes=passes, ordered=ordered),
+        remade=lambda change: assemble(
+            name, scenario, change(lessons), seed, chunk=chunk, passes=passes, ordered=ordered
+        ),
     )
 
 

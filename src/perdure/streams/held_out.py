@@ -1,0 +1,52 @@
+"""Held out: the same stream, examined on training examples that are kept from learning, or a small part of it.
+
+Options are chosen on held-out examples, so that no exam is ever looked at before the figures that are reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from perdure.contract import Examples, Refused
+from perdure.data import View
+from perdure.rng import permutation
+from perdure.streams.stream import Lazy, Lesson, Stream
+
+
+def held_out(stream: Stream, share: float, key: int) -> Stream:
+    """The stream whose exams are a share (0 to 1) of each task's training examples, which are learned no more.
+
+    Labels, ids and order stay. Tasks of equal size hold out the same rows, so that where tasks are views of one data
+    set, no example that is asked in one task is learned in another. The exams of the stream are never read.
+
+    Raises:
+        Refused: the share of a task is none of its examples, or all.
+    """
+
+    def held(i: int, lesson: Lesson) -> Lesson:
+        rest, asked = lesson.train.split(key, share)
+        if not len(rest) or not len(asked):
+            n = len(lesson.train)
+            raise Refused(f"a share of {share:g} of the {n} examples of task {i + 1} is {len(asked)}; hold out another")
+        return lesson._replace(train=rest, exam=asked)
+
+    if not 0 < share < 1:
+        raise Refused(f"the share to hold out is {share:g}; it must be between 0 and 1")
+    return replace(stream.with_lessons(_each(held)), name=f"{stream.name} (held out)")
+
+
+def small(stream: Stream, tasks: int, examples: int) -> Stream:
+    """The stream of its first tasks, each with at most so many examples to learn and to ask."""
+
+    def few(part: Examples) -> Examples:
+        return View(part, permutation(0, len(part))[:examples].sort().values)
+
+    def cut(i: int, lesson: Lesson) -> Lesson:
+        return lesson._replace(train=few(lesson.train), exam=few(lesson.exam))
+
+    return replace(stream[:tasks].with_lessons(_each(cut)), name=f"{stream.name} (smoke)")
+
+
+def _each(change: Callable[[int, Lesson], Lesson]) -> Callable[[Sequence[Lesson]], Sequence[Lesson]]:
+    return lambda lessons: Lazy(lambda i: change(i, lessons[i]), range(len(lessons)))
