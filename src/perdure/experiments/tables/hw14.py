@@ -8,11 +8,11 @@ from perdure.experiments.tables.table import Claim, Table
 STORED = "outputs stored in the course's notebook, one run"
 
 
-def run(method: str, stream: int = 0, seed: int = 0, **options: float) -> Experiment:
+def run(method: str, stream: int = 0, seed: int = 0, scale: str = "standard", **options: float) -> Experiment:
     """One run of the course's protocol."""
     protocol = {
         "stream.identity_first": True,
-        "stream.scale": "standard",
+        "stream.scale": scale,
         "stream.seed": stream,
         "fit.optimizer": "adam",
         "fit.lr": 1e-4,
@@ -66,6 +66,14 @@ def hw14() -> Table:
                     {f"ewc lam {lam} stream 0": run("ewc", lam=float(lam))},
                 )
                 for lam in (200, 400)
+            ),
+            Claim(
+                "ewc, lam 200, inputs from 0 to 1",
+                None,
+                "the same protocol but for the scale of the inputs, which are standardised in the course: a black "
+                "background is then 0 and moves no weight",
+                {f"ewc unit lam 200 stream {s}": run("ewc", stream=s, scale="unit", lam=200.0) for s in range(3)},
+                at_least=0.95,
             ),
             Claim(
                 "si",
