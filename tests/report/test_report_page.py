@@ -138,6 +138,38 @@ def test_both_matrices_where_the_id_makes_a_difference(written):
     assert "Hatched" not in text
 
 
+def test_rows_are_ranked_and_tested_and_their_bytes_drawn(written):
+    slopes = {"finetune": 0.15, "ewc": 0.03, "er": 0.0, "joint": 0.0}
+    text = written(*(make(forgetful(2, s * (1 + seed)), m, seed=seed) for m, s in slopes.items() for seed in range(2)))
+    page = Page(text)
+    assert re.findall(r'<tr><th class="name" scope="row">(\w+)', text) == ["er", "joint", "ewc", "finetune"]
+    assert "ACC against the best" in page.text
+    assert "corrected for all 5 pairs by Holm's method." in page.text
+    assert "equal at every shared seed, so there is nothing to test" in page.text  # er and joint
+    assert "accuracy of all methods against bytes, permuted-digits, 2 tasks, gns" in page.all("aria-label")
+    assert "bytes of the state in memory" in page.text
+    assert "Bars are 95 % intervals. Dotted: joint and finetune" in page.text
+
+
+def test_each_stream_has_a_table_of_its_own(written):
+    both = [make(forgetful(2), method, options=seed) for method in ("ewc", "er") for seed in ({}, {"stream.side": 3})]
+    text = written(*both)
+    page = Page(text)
+    for heading in ("permuted-digits, 2 tasks, gns", "permuted-digits, 2 tasks, gns, stream.side 3"):
+        assert f"<h2>{heading}</h2>" in text
+        assert f"<h2>ewc on {heading}</h2>" in text
+    ids = page.all("id")
+    assert len(ids) == len(set(ids))
+    assert {a.removeprefix("#") for a in page.all("href") if a.startswith("#note")} <= set(ids)
+    assert text.count("<thead>\n<tr><td></td>") == 2
+
+
+def test_a_page_names_the_protocol_that_tuned_a_method(written):
+    run = make([[0.1], [0.9]], "ewc")
+    run.options["tuning"] = {"protocol": "oracle", "score": 0.5, "chosen": {"method.lam": 10}}
+    assert "Options tuned by protocol oracle (ewc)." in Page(written(run)).text
+
+
 def test_cells_undefined_only_with_the_id_say_why(written):
     text = Page(written(make([[0.1, 0.1], [0.9, 0.1], [0.7, 0.6]], given=[[0.1, 0.1], [0.9, nan], [0.9, 0.8]]))).text
     assert "Hatched cells are undefined: given the id of a task that it has not learned" in text

@@ -43,8 +43,8 @@ def test_seeds_of_one_experiment_share_a_row():
 def test_rows_are_told_apart_by_what_differs():
     runs = [make(method="ewc", fit={"lr": 0.1}), make(method="ewc", fit={"lr": 0.2}), make()]
     assert [row.label for row in comparison(runs)] == ["ewc (fit.lr 0.1)", "ewc (fit.lr 0.2)", "finetune"]
-    runs = [make(), make(options={"stream.seed": 1})]
-    assert [row.label for row in comparison(runs)] == ["finetune", "finetune (stream.seed 1)"]
+    runs = [make(), make(options={"stream.side": 1})]
+    assert [row.label for row in comparison(runs)] == ["finetune", "finetune (stream.side 1)"]
     runs = [make(scenario="gg"), make()]
     assert [row.label for row in comparison(runs)] == ["finetune (scenario gg)", "finetune (scenario gns)"]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from perdure import report
 from perdure.cli.parser import Parser
 from perdure.cli.present import compare
-from perdure.experiments import results_of
+from perdure.experiments import gathered
 
 
 def main(words: list[str]) -> int:
@@ -28,7 +28,7 @@ def main(words: list[str]) -> int:
     if not folders:
         parser.error("name at least one run folder")
     page = Path(given.get("out", folders[0] / "report.html" if len(folders) == 1 else "report.html"))
-    results = [result for folder in folders for result in results_of(folder)]
+    results = gathered(folders)
     report.write(results, page)
     console = Console(highlight=False)
     compare(console, results)

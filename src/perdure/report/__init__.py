@@ -1,4 +1,5 @@
-"""Reports: the comparison table (`table`), the figures (`figures`) and one self-contained page of both (`page`)."""
+"""Reports: the comparison table (`table`), leaderboards with paired tests (`leaderboard`, `paired`), the figures
+(`figures`, `tradeoff`) and one self-contained page of all (`page`)."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from perdure.report.leaderboard import Leaderboard
     from perdure.result import Result
 
 
@@ -15,3 +17,15 @@ def write(results: Sequence[Result], path: Path) -> Path:
     from perdure.report import page  # brings matplotlib and jinja2, which the table does without
 
     return page.write(results, path)
+
+
+def draw(boards: Sequence[Leaderboard], path: Path, stored: bool = False) -> Path:
+    """Draws accuracy against bytes into a file whose ending says which kind; see `perdure.report.tradeoff`."""
+    import matplotlib
+
+    from perdure.report import tradeoff
+
+    figure = tradeoff.tradeoff(boards, stored)
+    with matplotlib.rc_context({"svg.hashsalt": "perdure", "savefig.dpi": 200}):  # equal results give equal bytes
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path

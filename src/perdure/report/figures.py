@@ -71,18 +71,18 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """The house style while a figure is drawn; the caller's settings after it."""
 
     @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
-@_styled
+@styled
 def matrix(*results: Result, given: bool = False) -> Figure:
     """R as a heat map: a row after each task, a column for each exam; `given`: the exams with the id given."""
     R = mean_matrix(results, given)
@@ -131,7 +131,7 @@ def matrix(*results: Result, given: bool = False) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def curves(*results: Result) -> Figure:
     """Accuracy against tasks learned: the mean over the tasks seen so far, then each task in a panel of its own.
 
@@ -168,7 +168,7 @@ def curves(*results: Result) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def overview(experiments: Mapping[str, Sequence[Result]]) -> Figure:
     """All experiments together: the mean accuracy over the tasks seen so far, and the accuracy on the first task."""
     figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
@@ -189,7 +189,7 @@ def overview(experiments: Mapping[str, Sequence[Result]]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def memory(*results: Result) -> Figure:
     """Bytes of the live state after each task, by component, and what is stored on disk."""
     T = results[0].tasks
@@ -216,7 +216,7 @@ def memory(*results: Result) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def trace(*results: Result) -> Figure:
     """The loss on each batch before its step, task after task; every seed is a line."""
     figure = Figure(figsize=(WIDTH / 2, 2.5), layout="constrained")

@@ -1,7 +1,7 @@
 """The page: one HTML file on some runs, which needs no network, no script and no other file.
 
-It says in words what was forgotten, compares the experiments in one table, then shows each: R, curves, memory, loss,
-and how to run it again. Equal results give equal bytes.
+It says in words what was forgotten, compares the experiments on each stream in one table and in accuracy against bytes,
+then shows each: R, curves, memory, loss, and how to run it again. Equal results give equal bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from matplotlib.figure import Figure
 
 from perdure.methods import METHODS
 from perdure.report import figures, table, verdict
+from perdure.report.leaderboard import Leaderboard, leaderboards
 from perdure.report.table import Column, Row
+from perdure.report.tradeoff import tradeoff
 
 if TYPE_CHECKING:
     from perdure.result import Result
@@ -44,9 +46,9 @@ def write(results: Sequence[Result], path: Path) -> Path:
     Raises:
         Refused: there are no results, or one run is given twice.
     """
-    rows = table.comparison(results)
-    columns = table.columns(rows)
-    reasons = dict.fromkeys(row.cells[column.key].reason for row in rows for column in columns)
+    boards = leaderboards(results)
+    rows = [(board, row) for board in boards for row in board.rows]
+    reasons = dict.fromkeys(row.cells[column.key].reason for board, row in rows for column in board.columns)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("perdure.report", "."),
         autoescape=True,
@@ -54,23 +56,16 @@ def write(results: Sequence[Result], path: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    experiments = {row.label: row.results for row in rows}
     page = environment.get_template("page.html").render(
-        title=_title(rows),
-        scenarios={row.scenario: SCENARIOS.get(row.scenario, "") for row in rows},
-        verdicts=[verdict.verdict(row.label, row.results) for row in rows],
-        rows=rows,
-        groups=_groups(columns),
-        columns=columns,
+        title=_title(results),
+        scenarios={result.scenario: SCENARIOS.get(result.scenario, "") for result in results},
+        boards=[_board(board, place) for place, board in enumerate(boards, 1)],
         text=table.text,
         notes={reason: place for place, reason in enumerate(filter(None, reasons), 1)},
-        overview=svg(figures.overview(experiments), "all", "accuracy of all methods against tasks learned")
-        if len(rows) > 1
-        else None,
-        sections=[_section(row, place) for place, row in enumerate(rows, 1)],
-        runs=[_run(row, result) for row in rows for result in row.results],
+        sections=[_section(_named(board, row, boards), place) for place, (board, row) in enumerate(rows, 1)],
+        runs=[_run(_named(board, row, boards), result) for board, row in rows for result in row.results],
         environments=list(dict.fromkeys(filter(None, map(_environment, results)))),
-        citations={row.method: found for row in rows if (found := citation(row.method))},
+        citations={row.method: found for _, row in rows if (found := citation(row.method))},
     )
     path.write_text(page, encoding="utf-8")
     return path
@@ -97,11 +92,9 @@ def citation(method: str) -> str | None:
     return " ".join(found[1].split()) if found else None
 
 
-def _title(rows: Sequence[Row]) -> str:
-    streams = list(
-        dict.fromkeys(f"{r.stream}, {r.tasks} task{'s' * (r.tasks > 1)}" for row in rows for r in row.results)
-    )
-    methods = list(dict.fromkeys(row.method for row in rows))
+def _title(results: Sequence[Result]) -> str:
+    streams = list(dict.fromkeys(f"{r.stream}, {r.tasks} task{'s' * (r.tasks > 1)}" for r in results))
+    methods = list(dict.fromkeys(result.method for result in results))
     return f"{'; '.join(streams)}: {', '.join(methods)}"
 
 
@@ -109,6 +102,35 @@ def _groups(columns: Sequence[Column]) -> dict[str, int]:
     """How many columns each group of the table spans."""
     names = [column.group for column in columns]
     return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def _named(board: Leaderboard, row: Row, boards: Sequence[Leaderboard]) -> Row:
+    """The row, under a label that says its stream where there are several."""
+    return row if len(boards) == 1 else row._replace(label=f"{row.label} on {board.title}")
+
+
+def _board(board: Leaderboard, place: int) -> dict[str, Any]:
+    rows = board.rows
+    experiments = {row.label: row.results for row in rows}
+
+    def drawn(figure: Figure, name: str, says: str) -> Markup:
+        return svg(figure, f"{name}{place}", f"{says}, {board.title}")
+
+    return {
+        "title": board.title,
+        "verdicts": [verdict.verdict(row.label, row.results) for row in rows],
+        "rows": rows,
+        "columns": board.columns,
+        "groups": _groups(board.columns),
+        "tests": board.tests,
+        "tuning": board.tuning,
+        "overview": drawn(figures.overview(experiments), "all", "accuracy of all methods against tasks learned")
+        if len(rows) > 1
+        else None,
+        "tradeoff": drawn(tradeoff([board]), "bytes", "accuracy of all methods against bytes")
+        if len(rows) > 1
+        else None,
+    }
 
 
 def _section(row: Row, place: int) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from perdure.contract import Refused
 if TYPE_CHECKING:
     from perdure.result import Result
 
-# In what runs of one experiment may differ.
-CIRCUMSTANCES = frozenset({"seeds", "data_root", "device", "threads", "fresh"})
+# In what runs of one experiment may differ: the seeds of learner and stream, and how it was carried out.
+CIRCUMSTANCES = frozenset({"seeds", "stream.seed", "data_root", "device", "threads", "fresh"})
 
 
 class Column(NamedTuple):
@@ -31,7 +31,7 @@ class Column(NamedTuple):
     key: str
     group: str
     title: str
-    unit: str  # "%", "points", "bytes" or "s"
+    unit: str  # "%", "points", "bytes", "s" or "", a probability
     meaning: str
 
 
@@ -43,8 +43,15 @@ class Cell(NamedTuple):
     reason: str = ""  # why it is undefined
 
 
+class Seeds(NamedTuple):
+    """What chance a run had: two methods with equal seeds saw the same tasks in the same order."""
+
+    stream: int
+    learner: int
+
+
 class Row(NamedTuple):
-    """One experiment: the same method, options and stream, over seeds."""
+    """One experiment: the same method, options and kind of stream, over seeds."""
 
     label: str  # the method, and what sets it apart from the other rows
     method: str
@@ -99,7 +106,7 @@ def comparison(results: Sequence[Result]) -> list[Row]:
     grouped: dict[str, list[Result]] = {}
     for result in results:
         twins = grouped.setdefault(json.dumps(_identity(result), sort_keys=True, default=str), [])
-        if any(twin.seed == result.seed for twin in twins):
+        if any(seeds_of(twin) == seeds_of(result) for twin in twins):
             raise Refused(
                 f"{result.method} with seed {result.seed} is there twice: a copy says nothing about the spread. "
                 "Give each run once"
@@ -131,6 +138,8 @@ def text(cell: Cell, unit: str) -> str:
         case "s":
             digits = 0 if cell.mean >= 100 else 1 if cell.mean >= 10 else 2
             shown, half = f"{cell.mean:.{digits}f}", f"{cell.half:.{digits}f}"
+        case "":
+            return "< 0.001" if cell.mean < 0.0005 else f"{cell.mean:.3f}"
         case _:
             shown, half = f"{100 * cell.mean:.1f}", f"{100 * cell.half:.1f}"
     if shown.strip("-0.") == "":
@@ -153,9 +162,14 @@ def options(result: Result) -> dict[str, Any]:
     kept = result.options
     experiment: dict[str, Any] = dict(kept.get("experiment", {}))
     setting, given = experiment.pop("setting", {}), experiment.pop("options", {})
-    parts = ("method", "fit")
+    parts = ("stream", "method", "fit")
     resolved = {f"{part}.{name}": value for part in parts for name, value in kept.get(part, {}).items()}
     return {**experiment, **setting, **given, **resolved}
+
+
+def seeds_of(result: Result) -> Seeds:
+    """The seeds of a run's stream and of its learner."""
+    return Seeds(int(options(result).get("stream.seed") or 0), result.seed)
 
 
 def _identity(result: Result) -> dict[str, Any]:
@@ -211,7 +225,7 @@ def _intransigence(result: Result, results: Sequence[Result]) -> tuple[float, st
 def _setup(result: Result) -> dict[str, Any]:
     """What a joint run must share with a run to be its reference: everything but the method and how it is fitted."""
     kept = {name: value for name, value in _identity(result).items() if not name.startswith(("method", "fit"))}
-    return kept | {"seed": result.seed}
+    return kept | {"seeds": seeds_of(result)}
 
 
 def _cell(figures: Sequence[tuple[float, str]]) -> Cell:
