@@ -38,6 +38,7 @@ reproduce: $(READY)
 
 docs: $(READY)
 	$(BIN)/perdure reproduce --page docs/reproduction.md
+	$(BIN)/perdure figure --page docs/figures.md
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache

@@ -16,22 +16,26 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from bench import raw
-from perdure.contract import Fit, Refused, Scenario, Task
+from perdure.contract import Fit, Method, Refused, Scenario, Task
 from perdure.data import Arrays
 from perdure.datasets import Base, load
 from perdure.evaluate import BATCH, examine
+from perdure.methods.a_gem import AGEM
 from perdure.methods.er import ER
 from perdure.methods.ewc import EWC
 from perdure.methods.finetune import Finetune
+from perdure.methods.si import SI
 from perdure.ops.fisher import diagonal
 from perdure.streams.permuted import permuted
 
 LR = 0.01
+MEMORIES, REFERENCE = 1000, 256  # of A-GEM
 BOUNDS = {
     "finetune, batch 10": 1.10,
     "finetune, batch 128": 1.10,
@@ -39,6 +43,10 @@ BOUNDS = {
     "ewc, batch 128": 1.10,
     "er, batch 10": 1.15,
     "er, batch 128": 1.15,
+    "si, batch 10": 1.40,
+    "si, batch 128": 1.25,
+    "a-gem, batch 10": 1.15,  # of a raw step and a raw gradient on the reference batch
+    "a-gem, batch 128": 1.15,
     "exact Fisher of all examples, in training epochs (batch 10)": 3.0,
     "exact Fisher of all examples, in training epochs (batch 128)": 3.0,
     "exam": 1.2,
@@ -80,18 +88,20 @@ def speed(steps: dict[int, int], rounds: int) -> tuple[dict[str, dict[str, float
     task, key, out = Task(Arrays(x, y), stream[1].id), 1, {}  # the same prepared tensors on both sides
     for batch, n in steps.items():
         fit = Fit(optimizer="sgd", lr=LR, steps=n, batch=batch, compete="seen")
-        for method, doubled in (
-            (Finetune(raw.mlp(), fit), 1),
-            (EWC(raw.mlp(), fit, lam=1.0, fisher_examples=1), 1),  # the Fisher is timed by itself
-            (ER(raw.mlp(), fit), 2),
-        ):
+        plain, doubled = (partial(raw.train, raw.mlp(), x, y, size, LR, n) for size in (batch, 2 * batch))
+        past = torch.arange(MEMORIES)
+        beside = partial(raw.train_beside, raw.mlp(), x, y, batch, LR, n, x[past], y[past], REFERENCE)
+        methods: dict[str, tuple[Method, Callable[[], None]]] = {
+            "finetune": (Finetune(raw.mlp(), fit), plain),
+            "ewc": (EWC(raw.mlp(), fit, lam=1.0, fisher_examples=1), plain),  # the Fisher is timed by itself
+            "si": (SI(raw.mlp(), fit), plain),
+            "er": (ER(raw.mlp(), fit), doubled),
+            "a-gem": (AGEM(raw.mlp(), fit, per_class=MEMORIES // 10, reference=REFERENCE), beside),
+        }
+        for label, (method, yardstick) in methods.items():
             state, _ = method.learn(method.init(0), task, 0)  # the second task is timed: the penalty is on
-            name = f"{type(method).__name__.lower()}, batch {batch}"
-            out[name] = ratio(
-                lambda method=method, state=state: method.learn(state, task, key),
-                lambda n=n, size=batch * doubled: raw.train(raw.mlp(), x, y, size, LR, n),
-                rounds,
-            )
+            name = f"{label}, batch {batch}"
+            out[name] = ratio(partial(method.learn, state, task, key), yardstick, rounds)
             print(name, out[name], flush=True)
     method = Finetune(raw.mlp(), Fit(compete="seen"))
     state, examples = method.init(0), task.examples
@@ -102,7 +112,7 @@ def speed(steps: dict[int, int], rounds: int) -> tuple[dict[str, dict[str, float
             figure: value * n / epoch
             for figure, value in ratio(
                 lambda: diagonal(method.net, state, examples, "exact", key),
-                lambda n=n, batch=batch: raw.train(raw.mlp(), x, y, batch, LR, n),
+                partial(raw.train, raw.mlp(), x, y, batch, LR, n),
                 rounds,
             ).items()
         }

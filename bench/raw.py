@@ -34,6 +34,26 @@ def train(net: nn.Module, x: Tensor, y: Tensor, batch: int, lr: float, steps: in
                 return
 
 
+def train_beside(
+    net: nn.Module, x: Tensor, y: Tensor, batch: int, lr: float, steps: int, past: Tensor, labels: Tensor, size: int
+) -> None:
+    """The same, with the gradient on `size` examples of the past (M, 784) before every step."""
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    done = 0
+    while done < steps:
+        for rows in torch.randperm(len(x)).split(batch):
+            optimizer.zero_grad()
+            drawn = torch.randperm(len(past))[:size]
+            F.cross_entropy(net(past[drawn]), labels[drawn]).backward()
+            optimizer.zero_grad()
+            F.cross_entropy(net(x[rows]), y[rows]).backward()
+            optimizer.step()
+            done += 1
+            if done == steps:
+                return
+
+
 def examine(net: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
     """The accuracy of bare forward passes over prepared inputs."""
     net.eval()

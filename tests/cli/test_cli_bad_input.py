@@ -88,7 +88,8 @@ MESSAGES = {
     "run --resume .": ". holds no run (no experiment.json)",
     "run --resume . --tasks 3": "--resume continues a run as it began; leave out --tasks",
     "list method": (
-        "unknown kind of things 'method'; did you mean methods? There are: methods, streams, experiments, presets"
+        "unknown kind of things 'method'; did you mean methods? "
+        "There are: methods, streams, experiments, presets, sweeps"
     ),
     "show": "name what to show; perdure list says what there is. See: perdure show --help",
     "show ewcc": (

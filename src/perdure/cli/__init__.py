@@ -15,10 +15,14 @@ from perdure.cli.docstrings import first_sentence
 
 VERBS = {
     "run": "perdure.cli.run",
+    "sweep": "perdure.cli.sweep",
     "list": "perdure.cli.list_",
     "show": "perdure.cli.show",
     "report": "perdure.cli.report",
+    "compare": "perdure.cli.compare",
     "reproduce": "perdure.cli.reproduce",
+    "figure": "perdure.cli.figure",
+    "doctor": "perdure.cli.doctor",
 }
 
 

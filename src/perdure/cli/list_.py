@@ -1,4 +1,4 @@
-"""Say what there is: methods, streams, experiments, presets."""
+"""Say what there is: methods, streams, experiments, presets, sweeps."""
 
 from __future__ import annotations
 
@@ -66,4 +66,12 @@ def presets() -> dict[str, str]:
     return {name: about(file_of(name)).partition(". ")[0] for name in presets()}
 
 
-SECTIONS = {"methods": methods, "streams": streams, "experiments": experiments, "presets": presets}
+def sweeps() -> dict[str, str]:
+    """Every sweep and what it is for."""
+    from perdure.experiments.grid import file_of, shipped
+    from perdure.experiments.presets import about
+
+    return {name: about(file_of(name)).partition(". ")[0] for name in shipped()}
+
+
+SECTIONS = {"methods": methods, "streams": streams, "experiments": experiments, "presets": presets, "sweeps": sweeps}

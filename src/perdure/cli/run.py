@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,7 +110,9 @@ def _begun(given: Mapping[str, Any]) -> Work:
     options = {name: value for name, value in given.items() if name not in (*OWN, "stream", "method")}
     experiment = plan(given["stream"], given["method"], options, given.get("preset"), given.get("config"))
     folder = Path(given["out"]) if "out" in given else _free_folder(experiment)
-    return Work(experiment, folder, lambda watch: execute(experiment, folder, watch=watch))
+    return Work(
+        experiment, folder, lambda watch: execute(experiment, folder, watch=watch, announce=not experiment.smoke)
+    )
 
 
 def _resumed(given: Mapping[str, Any]) -> Work:
@@ -125,7 +128,9 @@ def _resumed(given: Mapping[str, Any]) -> Work:
 
 
 def _free_folder(experiment: Experiment) -> Path:
-    """runs/STREAM-METHOD, or with -2, -3, ... behind it where that is taken."""
+    """runs/STREAM-METHOD, or with -2, -3, ... behind it where that is taken; a passing one for a smoke test."""
+    if experiment.smoke:
+        return Path(tempfile.mkdtemp(prefix="perdure-smoke-"))
     method = experiment.method.rpartition(":")[2].lower()
     name, number = f"{Path(experiment.stream).stem}-{method}", 1
     while (folder := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from perdure.contract import unknown
 from perdure.datasets import cifar100, digits, idx, npz, roots
 from perdure.datasets.base import Base, Scaling
 
-__all__ = ["BASES", "Base", "Scaling", "find", "load"]
+__all__ = ["BASES", "Base", "Scaling", "find", "keeping", "load"]
 
 BASES: dict[str, Callable[[str, Sequence[Path]], Base]] = {
     "digits": digits.read,
@@ -18,6 +20,18 @@ BASES: dict[str, Callable[[str, Sequence[Path]], Base]] = {
     "kmnist": idx.read,
     "cifar100": cifar100.read,
 }
+
+_kept: ContextVar[dict[object, Base] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def keeping(kept: dict[object, Base]) -> Iterator[None]:
+    """Inside the block each data set is read once, and kept in `kept`: for many runs on the same one."""
+    token = _kept.set(kept)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def find(name: str, data_root: str | Path | None = None) -> Callable[[], Base]:
@@ -30,7 +44,16 @@ def find(name: str, data_root: str | Path | None = None) -> Callable[[], Base]:
     others = {} if name in BASES else npz.files(places)
     if name not in BASES and name not in others:
         raise unknown("base", name, [*BASES, *others])
-    return lambda: BASES.get(name, npz.read)(name, places)
+    return lambda: _read(name, places)
+
+
+def _read(name: str, places: Sequence[Path]) -> Base:
+    kept = _kept.get()
+    if kept is None:
+        return BASES.get(name, npz.read)(name, places)
+    if (known := (name, *places)) not in kept:
+        kept[known] = BASES.get(name, npz.read)(name, places)
+    return kept[known]
 
 
 def load(name: str, data_root: str | Path | None = None) -> Base:

@@ -1,6 +1,7 @@
 """Experiments: a stream, a method and options as plain data, published tables, and presets."""
 
 from perdure.experiments.experiment import Experiment, continue_, execute, plan, results_of, run
+from perdure.experiments.gather import gathered
 from perdure.experiments.learned import Learned, load
 
-__all__ = ["Experiment", "Learned", "continue_", "execute", "load", "plan", "results_of", "run"]
+__all__ = ["Experiment", "Learned", "continue_", "execute", "gathered", "load", "plan", "results_of", "run"]

@@ -16,7 +16,7 @@ from torch import nn
 import perdure
 from perdure import nets, streams
 from perdure.contract import Method, Refused, Scenario, unknown
-from perdure.experiments import presets
+from perdure.experiments import cost, presets
 from perdure.experiments.options import (
     FIT,
     Part,
@@ -31,6 +31,8 @@ from perdure.experiments.options import (
 from perdure.fold import Moment, Setting, claimed, live, suited
 from perdure.methods import METHODS
 from perdure.result import FORMAT, Result, read_kept, read_record, read_result
+from perdure.rng import fold
+from perdure.streams.held_out import held_out
 from perdure.streams.stream import Stream
 
 NET = "mlp:400-400"
@@ -49,6 +51,10 @@ class Experiment:
         seeds: of the learner; a run each.
         net: mlp:400-400, conv:16-32, linear, ...
         data_root: where data sets are looked for first.
+        first: only the first so many tasks of the stream.
+        hold_out: a share of every task's examples (0 to 1), kept from learning and asked instead of the exams: what
+            options are chosen by.
+        smoke: two small tasks and a few steps, to see in seconds that everything runs.
         setting: how it is carried out.
     """
 
@@ -60,13 +66,16 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     net: str = NET
     data_root: str | None = None
+    first: int | None = None
+    hold_out: float | None = None
+    smoke: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     setting: Setting = Setting()
 
     def __post_init__(self) -> None:
         if not self.seeds:
             raise Refused("there must be at least one seed")
-        for name in ("tasks", "examples_per_task"):
+        for name in ("tasks", "examples_per_task", "first"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise Refused(f"{name} is {value}; it must be at least 1")
         for option in self.options:
@@ -107,7 +116,7 @@ def plan(
         Refused: an unknown stream, method, preset or option (the nearest is named), or a value of the wrong type.
     """
     parts = (*GENERAL, FIT, of_method(method_class(method)), of_stream(stream))
-    options = presets.gathered(given, preset, config)
+    options = presets.gathered(given, preset, config, method)
     known = [option.name for part in parts for option in described(part)]
     for name in options:
         if name not in known:
@@ -133,16 +142,33 @@ def prepare(experiment: Experiment, net: nn.Module | None = None) -> tuple[Metho
         data_root=experiment.data_root,
         options=typed(of_stream(experiment.stream), experiment.options),
     )
+    stream, options = _part(stream, experiment), experiment.options
+    if experiment.smoke:
+        stream, options = cost.smoked(stream), cost.quick(options, stream)
     if net is None:
         net = nets.build(experiment.net, stream.shape, 1 if stream.labels is None else int(stream.labels.max()) + 1)
-    return suited(build_method(cls, net, experiment.options), stream), stream
+    return suited(build_method(cls, net, options), stream), stream
+
+
+def _part(stream: Stream, experiment: Experiment) -> Stream:
+    """The stream's first tasks, or their held-out examples, where the experiment is about these."""
+    if experiment.first is not None:
+        if experiment.first > len(stream):
+            raise Refused(f"first is {experiment.first}, but the stream has {len(stream)} tasks; use at most that")
+        stream = stream[: experiment.first]
+    if experiment.hold_out is None:
+        return stream
+    return held_out(stream, experiment.hold_out, fold(int(experiment.options.get("stream.seed", 0)), "held out"))
 
 
 def resolved(experiment: Experiment, method: Method, stream: Stream) -> dict[str, Any]:
     """Everything that decided a run, as plain JSON."""
     hyper = {f.name: getattr(method, f.name) for f in fields(method) if f.name not in ("net", "fit")}
+    part = of_stream(experiment.stream)
+    kind = {option.name.removeprefix(part.prefix): option.default for option in described(part)}
     return {
         "experiment": asdict(experiment),
+        "stream": kind | typed(part, experiment.options),
         "method": hyper,
         "fit": asdict(method.fit),
         "net": {"name": experiment.net, "shape": list(stream.shape), "labels": _rows(method)},
@@ -194,6 +220,7 @@ def execute(
     resume: bool = False,
     net: nn.Module | None = None,
     watch: Callable[[Moment], None] = lambda moment: None,
+    announce: bool = False,
 ) -> list[Result]:
     """Runs an experiment, a result for each seed. With several seeds each has a folder of its own under `out`.
 
@@ -201,11 +228,18 @@ def execute(
         out: the run folder; nothing is saved when not given.
         resume: continue what the folder holds.
         net: a module of the user's own, instead of `experiment.net`.
+        announce: tell `watch` how long it will take, where that is more than a minute.
 
     Raises:
         Refused: with what is wrong, before any work where it can be known; no run folder is left then.
     """
     method, stream = prepare(experiment, net)
+    notes = [cost.SMOKE] if experiment.smoke else []
+    if announce:
+        seconds = cost.estimate(method, stream, experiment.setting) * len(experiment.seeds)
+        notes += [cost.said(seconds, "this run")] if seconds >= cost.LONG else []
+    for note in notes:
+        watch(Moment("begun", 0, len(stream.tasks), seed=experiment.seeds[0], note=note))
     if out is None or len(experiment.seeds) == 1:
         return [_one(experiment, method, stream, seed, out, resume, watch) for seed in experiment.seeds]
     with claimed(out, resume, {"format": FORMAT, **resolved(experiment, method, stream)}):

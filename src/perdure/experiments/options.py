@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
+from functools import cache, lru_cache
 from importlib import import_module, util
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
@@ -66,16 +67,28 @@ def described(part: Part) -> list[Option]:
     ]
 
 
+@cache
+def _reader(part: Part) -> tuple[ArgumentParser, dict[str, str]]:
+    """What parses the options of a part, and their kinds in words."""
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if inspect.isclass(part.signature) else parser.add_function_arguments
+    add(part.signature, skip=set(part.skip))
+    return parser, {option.name: option.kind for option in described(part)}
+
+
+@lru_cache(4096, typed=True)  # a sweep asks the same again and again
+def _parsed(part: Part, name: str, value: Any) -> Any:
+    """One value, checked against its type."""
+    return _reader(part)[0].parse_object({name: value})[name]
+
+
 def typed(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments for a signature among some options, checked against its types; strings are parsed.
 
     Raises:
         Refused: a name with the part's prefix is unknown (the nearest is named), or a value is of the wrong type.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    add = parser.add_class_arguments if inspect.isclass(part.signature) else parser.add_function_arguments
-    add(part.signature, skip=set(part.skip))
-    kinds = {option.name: option.kind for option in described(part)}
+    kinds = _reader(part)[1]
     out = {}
     for name, value in options.items():
         if part.prefix and name.startswith(part.prefix) and name not in kinds:
@@ -83,7 +96,7 @@ def typed(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
         if name in kinds:
             bare = name.removeprefix(part.prefix)
             try:
-                out[bare] = parser.parse_object({bare: value})[bare]
+                out[bare] = (_parsed if isinstance(value, Hashable) else _parsed.__wrapped__)(part, bare, value)
             except (ArgumentError, TypeError, ValueError, KeyError) as error:
                 raise Refused(f"{flag(name)} is {value!r}; it must be {kinds[name]}") from error
     return out

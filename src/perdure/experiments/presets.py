@@ -1,6 +1,7 @@
 """Options in layers: those given, then those of a configuration file, then those of a preset.
 
-A preset is a configuration file inside the package. Its first lines, comments, say what it is for.
+A preset is a configuration file inside the package. Its first lines, comments, say what it is for. Options that
+are for one method only stand under its name in the section `methods`, and beat what the file says for all.
 """
 
 from __future__ import annotations
@@ -41,11 +42,37 @@ def about(path: Path) -> str:
     return " ".join(line.lstrip("# ") for line in lines[:end])
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, method: str = "") -> dict[str, Any]:
     """The options of a YAML file by their names: {"net": "mlp:400", "fit.lr": 0.1}, written dotted or nested.
+
+    Args:
+        method: whose section is read too.
 
     Raises:
         Refused: there is no such file, it is no YAML, holds no names, or one name twice.
+    """
+    content = opened(path)
+    of_methods = section(path, "methods", content.pop("methods", None))
+    own = section(path, f"methods.{method}", of_methods.get(method))
+    return layered(named(path, own), named(path, content))
+
+
+def section(path: Path, name: str, content: Any) -> dict[str, Any]:
+    """A part of a file that must hold names, or nothing.
+
+    Raises:
+        Refused: it holds something else.
+    """
+    if not isinstance(content, dict | None):
+        raise Refused(f"{path}: {name} must hold options by name, such as lam: 10, not {type(content).__name__}")
+    return {str(key): value for key, value in (content or {}).items()}
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """What a YAML file holds, by name.
+
+    Raises:
+        Refused: there is no such file, it is no YAML, or it holds no names.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -57,6 +84,15 @@ def read(path: Path) -> dict[str, Any]:
         raise Refused(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise Refused(f"{path} must hold options by name, such as net: mlp:400, not {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def named(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their dotted names, as a file at `path` has them, nested or not.
+
+    Raises:
+        Refused: one name is given twice.
+    """
     options: dict[str, Any] = {}
     for name, value in _flat(content):
         if name in options:
@@ -83,11 +119,13 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def gathered(given: Mapping[str, Any], preset: str | None = None, config: str | Path | None = None) -> dict[str, Any]:
-    """Options by name: what is given beats the file `config`, which beats the preset.
+def gathered(
+    given: Mapping[str, Any], preset: str | None = None, config: str | Path | None = None, method: str = ""
+) -> dict[str, Any]:
+    """Options by name, for a method: what is given beats the file `config`, which beats the preset.
 
     Raises:
         Refused: there is no such file or preset, or it cannot be used.
     """
-    below = {} if preset is None else read(file_of(preset))
-    return layered(given, {} if config is None else read(Path(config)), below)
+    below = {} if preset is None else read(file_of(preset), method)
+    return layered(given, {} if config is None else read(Path(config), method), below)

@@ -159,8 +159,8 @@ def page() -> str:
         "# Reproduction",
         "",
         "Published figures beside our own runs. This page is written by `make docs` from the results stored in the",
-        "package; `perdure reproduce --all` prints the same, `make reproduce NAME=...` runs what is missing. Figures are",
-        "percent (of ACC, where nothing else is said); intervals are Student's t, 95 %, over runs.",
+        "package; `perdure reproduce --all` prints the same, `make reproduce NAME=...` runs what is missing. Figures",
+        "are percent; intervals are Student's t, 95 %, over runs.",
     ]
     for name in TABLES:
         of = table(name)
