@@ -42,7 +42,7 @@ class Pair(NamedTuple):
 class Leaderboard(NamedTuple):
     """All experiments on one stream."""
 
-    about: dict[str, Any]  # {"stream": ..., "tasks": ..., "scenario": ..., "stream.angles": ..., ...}
+    about: dict[str, Any]  # stream, tasks, scenario and the stream's options as given: {"stream": ..., "tasks": 5, ...}
     rows: list[Row]  # highest ACC first
     pairs: list[Pair]  # every two rows; first those with the best
 
@@ -97,17 +97,18 @@ def leaderboards(results: Sequence[Result]) -> list[Leaderboard]:
         raise Refused("there are no results to compare; give at least one finished run")
     streams: dict[str, list[Result]] = {}
     for result in results:
-        streams.setdefault(json.dumps(_stream(result), sort_keys=True, default=str), []).append(result)
+        streams.setdefault(json.dumps(_stream(result, table.options(result)), sort_keys=True, default=str), []).append(
+            result
+        )
     return [_leaderboard(of_one) for of_one in streams.values()]
 
 
-def _stream(result: Result) -> dict[str, Any]:
-    """What the exams depend on."""
+def _stream(result: Result, options: dict[str, Any]) -> dict[str, Any]:
+    """What the exams depend on, of some options."""
     about = {"stream": result.stream, "tasks": result.tasks, "scenario": result.scenario}
-    options = table.options(result).items()
     return about | {
         name: value
-        for name, value in options
+        for name, value in options.items()
         if value is not None
         and name not in table.CIRCUMSTANCES
         and (name == "examples_per_task" or name.startswith("stream."))
@@ -124,7 +125,7 @@ def _leaderboard(results: Sequence[Result]) -> Leaderboard:
     best = "the best row, which the others are compared with"
     cells = [{"behind": Cell(nan, nan, best), "p": Cell(nan, nan, best)}, *map(_cells, pairs[: len(rows) - 1])]
     rows = [row._replace(cells=row.cells | own) for row, own in zip(rows, cells, strict=True)]
-    return Leaderboard(_stream(results[0]), rows, pairs)
+    return Leaderboard(_stream(results[0], table.given(results[0])), rows, pairs)
 
 
 def _cells(pair: Pair) -> dict[str, Cell]:

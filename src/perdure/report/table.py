@@ -159,12 +159,16 @@ def size(count: float) -> str:
 
 def options(result: Result) -> dict[str, Any]:
     """All resolved options of a run, by the names that the command line gives them: {"fit.lr": 0.001, ...}."""
-    kept = result.options
-    experiment: dict[str, Any] = dict(kept.get("experiment", {}))
-    setting, given = experiment.pop("setting", {}), experiment.pop("options", {})
     parts = ("stream", "method", "fit")
-    resolved = {f"{part}.{name}": value for part in parts for name, value in kept.get(part, {}).items()}
-    return {**experiment, **setting, **given, **resolved}
+    resolved = {f"{part}.{name}": value for part in parts for name, value in result.options.get(part, {}).items()}
+    return {**given(result), **resolved}
+
+
+def given(result: Result) -> dict[str, Any]:
+    """The options of a run as they were given, under the same names; general ones with their defaults."""
+    experiment: dict[str, Any] = dict(result.options.get("experiment", {}))
+    setting, dotted = experiment.pop("setting", {}), experiment.pop("options", {})
+    return {**experiment, **setting, **dotted}
 
 
 def seeds_of(result: Result) -> Seeds:
