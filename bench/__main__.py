@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -90,13 +91,14 @@ def speed(steps: dict[int, int], rounds: int) -> tuple[dict[str, dict[str, float
         fit = Fit(optimizer="sgd", lr=LR, steps=n, batch=batch, compete="seen")
         plain, doubled = (partial(raw.train, raw.mlp(), x, y, size, LR, n) for size in (batch, 2 * batch))
         past = torch.arange(MEMORIES)
-        beside = partial(raw.train_beside, raw.mlp(), x, y, batch, LR, n, x[past], y[past], REFERENCE)
+        few = replace(fit, steps=n // 6)  # each of these steps is many times as long
+        beside = partial(raw.train_beside, raw.mlp(), x, y, batch, LR, n // 6, x[past], y[past], REFERENCE)
         methods: dict[str, tuple[Method, Callable[[], None]]] = {
             "finetune": (Finetune(raw.mlp(), fit), plain),
             "ewc": (EWC(raw.mlp(), fit, lam=1.0, fisher_examples=1), plain),  # the Fisher is timed by itself
             "si": (SI(raw.mlp(), fit), plain),
             "er": (ER(raw.mlp(), fit), doubled),
-            "a-gem": (AGEM(raw.mlp(), fit, per_class=MEMORIES // 10, reference=REFERENCE), beside),
+            "a-gem": (AGEM(raw.mlp(), few, per_class=MEMORIES // 10, reference=REFERENCE), beside),
         }
         for label, (method, yardstick) in methods.items():
             state, _ = method.learn(method.init(0), task, 0)  # the second task is timed: the penalty is on
