@@ -16,16 +16,15 @@ Memory: constant, three times the network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, get_args
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import Pull, check_strength
-from perdure.ops.fisher import Kind, diagonal
+from perdure.ops.anchor import Pull, check_strength, descend
+from perdure.ops.fisher import Kind, check_fisher, diagonal
 from perdure.rng import fold
 from perdure.train import Descent, competing
 
@@ -59,10 +58,7 @@ class EWC(Method):
 
     def __post_init__(self) -> None:
         check_strength("lam", self.lam)
-        if self.fisher not in get_args(Kind):
-            raise Refused(f"fisher is {self.fisher!r}; use one of {', '.join(get_args(Kind))}")
-        if self.fisher_examples is not None and self.fisher_examples < 1:
-            raise Refused(f"fisher_examples is {self.fisher_examples}; use at least 1, or none for all examples")
+        check_fisher(self.fisher, self.fisher_examples)
 
     def init(self, key: int, background: Examples | None = None) -> EWCState:
         return EWCState(start(self.net, self.fit, key), {}, {})
@@ -75,13 +71,7 @@ class EWC(Method):
         held = bool(self.lam and state.precision)
         A = layout.flat(state.precision) if held else torch.zeros_like(theta)
         C = layout.flat(state.anchor) if held else torch.zeros_like(theta)
-        pull = Pull(self.lam * A, C)
-        for batch in descent.batches(examples):
-            loss = cross_entropy(descent(batch.x), batch.y)
-            if held:
-                descent.step(descent.grad(loss, onto=pull(theta)))
-            else:
-                descent.follow(loss)
+        descend(descent, examples, Pull(self.lam * A, C) if held else None)
         model, trace = descent.model, descent.trace
         if not self.lam:
             return state._replace(model=model), trace

@@ -17,11 +17,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import Pull, check_strength
+from perdure.ops.anchor import Pull, check_strength, descend
 from perdure.train import Descent, competing, minimise
 
 
@@ -60,9 +59,7 @@ class L2(Method):
         descent = Descent(self.net, model, self.fit, key, competing(self.fit, task))
         old = {name: torch.ones_like(param) for name, param in state.model.params.items()}
         pull = Pull(self.lam * descent.layout.flat(old), descent.flat)  # rows of new labels are free
-        for batch in descent.batches(task.examples):
-            loss = cross_entropy(descent(batch.x), batch.y)
-            descent.step(descent.grad(loss, onto=pull(descent.flat)))
+        descend(descent, task.examples, pull)
         return L2State(descent.model, state.tasks + 1), descent.trace
 
     def predict(self, ready: L2State, x: Tensor, id: TaskId | None = None) -> Answer:

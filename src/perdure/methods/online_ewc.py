@@ -16,16 +16,15 @@ Memory: constant, twice the network: a task starts at its anchor.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, get_args
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import Pull, check_strength
-from perdure.ops.fisher import Kind, diagonal
+from perdure.ops.anchor import Pull, check_strength, descend
+from perdure.ops.fisher import Kind, check_fisher, diagonal
 from perdure.rng import fold
 from perdure.train import Descent, competing
 
@@ -65,10 +64,7 @@ class OnlineEWC(Method):
         check_strength("lam", self.lam)
         if not 0 <= self.gamma <= 1:
             raise Refused(f"gamma is {self.gamma}; it is the share that stays, from 0 to 1")
-        if self.fisher not in get_args(Kind):
-            raise Refused(f"fisher is {self.fisher!r}; use one of {', '.join(get_args(Kind))}")
-        if self.fisher_examples is not None and self.fisher_examples < 1:
-            raise Refused(f"fisher_examples is {self.fisher_examples}; use at least 1, or none for all examples")
+        check_fisher(self.fisher, self.fisher_examples)
 
     def init(self, key: int, background: Examples | None = None) -> OnlineState:
         return OnlineState(start(self.net, self.fit, key), {})
@@ -80,13 +76,7 @@ class OnlineEWC(Method):
         examples = task.examples.materialise(descent.device)
         held = bool(self.lam and state.precision)
         faded = self.gamma * layout.flat(state.precision) if held else torch.zeros_like(theta)  # gamma F*
-        pull = Pull(self.lam * faded, theta)
-        for batch in descent.batches(examples):
-            loss = cross_entropy(descent(batch.x), batch.y)
-            if held:
-                descent.step(descent.grad(loss, onto=pull(theta)))
-            else:
-                descent.follow(loss)
+        descend(descent, examples, Pull(self.lam * faded, theta) if held else None)
         model, trace = descent.model, descent.trace
         if not self.lam:
             return state._replace(model=model), trace

@@ -11,8 +11,10 @@ from math import inf
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from perdure.contract import Refused
+from perdure.contract import Examples, Refused
+from perdure.train import Descent
 
 
 class Pull:
@@ -31,6 +33,16 @@ class Pull:
     def __call__(self, theta: Tensor) -> Tensor:
         """(P,) S (theta - C)."""
         return torch.addcmul(self.minus, self.strength, theta, out=self.out)
+
+
+def descend(descent: Descent, examples: Examples, pull: Pull | None) -> None:
+    """Fits a descent to examples by cross-entropy, under a pull where there is one."""
+    for batch in descent.batches(examples):
+        loss = cross_entropy(descent(batch.x), batch.y)
+        if pull is None:
+            descent.follow(loss)
+        else:
+            descent.step(descent.grad(loss, onto=pull(descent.flat)))
 
 
 def check_strength(name: str, value: float) -> None:

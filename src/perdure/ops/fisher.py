@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,14 @@ PROBE = 8  # examples that show whether it does
 CHUNK = 1 << 23  # numbers held at once in gradients of single examples
 
 Cotangents = Callable[[Tensor], Iterator[Tensor]]  # from competing logits (B, n), K times s (B, n)
+
+
+def check_fisher(kind: str, limit: int | None) -> None:
+    """Raises Refused where options cannot say how a Fisher is taken."""
+    if kind not in get_args(Kind):
+        raise Refused(f"fisher is {kind!r}; use one of {', '.join(get_args(Kind))}")
+    if limit is not None and limit < 1:
+        raise Refused(f"fisher_examples is {limit}; use at least 1, or none for all examples")
 
 
 def diagonal(
