@@ -1,171 +1,31 @@
-"""The laws that every method keeps, on tiny streams: `check_method(MyMethod(net))` tests anyone's method.
-
-A law is a small function that takes a `Case` (one method in one scenario, on four tasks of two classes, 120 examples
-each) and raises `LawBroken` with what was seen and what to do. The data, the network and the length of training are
-the laws' own, so a whole check takes seconds; hyper-parameters and the kind of optimiser are the method's.
-"""
+"""The laws: small functions that take a `Case` and raise `LawBroken` with what was seen and what to do."""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
-from perdure.contract import Answer, Fit, Method, Refused, Scale, Scenario, State, Task, TaskId, Trace
+from perdure.contract import Method, Scenario, State, Task
 from perdure.data import Arrays, View
 from perdure.methods.finetune import Finetune
-from perdure.model import Model, with_outputs
-from perdure.rng import fold, normal, permutation
-from perdure.train import for_scenario
+from perdure.model import Model
+from perdure.rng import fold, permutation
+from perdure.testing.case import EXAM, KEY, SCALE, TASKS, Case, LawBroken
 from perdure.tree import equal, leaves, nbytes, pack, transform, unpack
 
-KEY = 20
-TASKS, EXAMPLES, EXAM = 4, 120, 40  # tasks of a stream; examples to learn and to be examined on, a task
-SHAPE, SCALE = (2, 4), Scale(128.0, 1 / 32)  # of one input, stored as bytes
-BATCH, STEPS = 12, 40
-PASSES, CHUNK = 4, 320  # in NNs: a task's examples arrive so often, and are cut into chunks that ignore its borders
 LEARNED = 0.8  # accuracy on one task of two balanced classes
 TOLERANCE = 0.05  # in mean accuracy, when labels have other names
-
-
-class LawBroken(AssertionError):
-    """A method breaks a law. The message names the law, what was seen, and what to do."""
-
-
-class _Lesson(NamedTuple):
-    """One task of a tiny stream."""
-
-    train: Arrays
-    exam: Arrays
-    id: TaskId
-
-
-def _lesson(number: int, shared: bool, rename: Callable[[Tensor], Tensor]) -> _Lesson:
-    """Two classes of 8 normal features, far apart; where they lie differs from task to task."""
-    key = fold(KEY, "lesson", number)
-    means = 1.5 * normal(fold(key, "means"), 16).view(2, 8)
-    first = 0 if shared else 2 * number
-
-    def arrays(n: int, part: str) -> Arrays:
-        classes = permutation(fold(key, part, "classes"), n) % 2
-        x = means[classes] + normal(fold(key, part), n * 8).view(n, 8)
-        stored = (x / SCALE.factor + SCALE.shift).round().clamp(0, 255).byte().view(n, *SHAPE)
-        return Arrays(stored, rename(classes + first), SCALE)
-
-    classes = rename(torch.arange(first, first + 2)).sort().values
-    return _Lesson(arrays(EXAMPLES, "train"), arrays(EXAM, "exam"), TaskId(number, classes))
-
-
-def _flow(lessons: list[_Lesson]) -> list[Task]:
-    """The same examples in chunks that ignore where a task ends, without ids."""
-    x = torch.cat([lesson.train.x.repeat(PASSES, 1, 1) for lesson in lessons])
-    labels = torch.cat([lesson.train.labels.repeat(PASSES) for lesson in lessons])
-    return [Task(Arrays(*part, SCALE), None) for part in zip(x.split(CHUNK), labels.split(CHUNK), strict=True)]
-
-
-def _network() -> nn.Module:
-    """A network with what goes wrong most easily: batch statistics, noise, and parts in different modes."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(KEY)
-        dropout = nn.Dropout(0.1).eval()
-        return nn.Sequential(nn.Flatten(), nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), dropout, nn.Linear(16, 2))
-
-
-def _shortened(fit: Fit) -> Fit:
-    """The same optimiser, with a length and a rate that suit the tiny tasks and nothing that names layers."""
-    rate = (0.1 if fit.optimizer == "sgd" else 0.02) * (1 - fit.momentum)
-    fit = replace(fit, lr=rate, epochs=None, steps=STEPS, batch=BATCH, warmup=min(fit.warmup, 4))
-    return replace(fit, start="fresh", freeze="", head="")
-
-
-class Case:
-    """One method in one scenario, on a tiny stream; what several laws need is computed once.
-
-    Args:
-        method: its net and its fit are replaced by tiny ones, or by those given here.
-        rows: rows of the head at the start; as the scenario has it when not given.
-        rename: other names for the labels.
-    """
-
-    def __init__(
-        self,
-        method: Method,
-        scenario: Scenario,
-        net: nn.Module | None = None,
-        fit: Fit | None = None,
-        rows: int | None = None,
-        rename: Callable[[Tensor], Tensor] = lambda labels: labels,
-    ) -> None:
-        shared = scenario in (Scenario.GNS, Scenario.NNS)
-        fit = fit or _shortened(method.fit)
-        if scenario is Scenario.NNS:
-            fit = replace(fit, steps=None)
-        fit = for_scenario(fit, scenario)
-        self.given, self.scenario, self.shared = (method, net, fit), scenario, shared
-        rows = rows if rows is not None else 2 if shared else 0
-        self.method = method.with_(net=with_outputs(net or _network(), fit, rows), fit=fit)
-        self.lessons = [_lesson(number, shared, rename) for number in range(TASKS)]
-        tasks = [Task(lesson.train, lesson.id) for lesson in self.lessons]
-        self.tasks = _flow(self.lessons) if scenario is Scenario.NNS else tasks
-
-    def other(self, **changes: Any) -> Case:
-        """The same case with other arguments."""
-        method, net, fit = self.given
-        return Case(**{"method": method, "scenario": self.scenario, "net": net, "fit": fit, **changes})
-
-    def anew(self) -> Method:
-        """The method as another process would make it: nothing remembered outside the state survives."""
-        return self.method.with_(net=copy.deepcopy(self.method.net))
-
-    def life(self, method: Method, tasks: Iterable[Task]) -> tuple[list[State], list[Trace]]:
-        """The states before and after each task, and what happened on the way."""
-        states, traces = [method.init(fold(KEY, "init"))], []
-        for number, task in enumerate(tasks):
-            state, trace = method.learn(states[-1], task, self.key(number))
-            states.append(state)
-            traces.append(trace)
-        return states, traces
-
-    def key(self, number: int) -> int:
-        return fold(KEY, "learn", number)
-
-    @cached_property
-    def lived(self) -> tuple[list[State], list[Trace]]:
-        return self.life(self.method, self.tasks)
-
-    @property
-    def states(self) -> list[State]:
-        return self.lived[0]
-
-    def id(self, number: int) -> TaskId | None:
-        """The id of an exam, if the scenario gives it."""
-        return self.lessons[number].id if self.scenario is Scenario.GG else None
-
-    def inputs(self, number: int) -> Tensor:
-        return self.lessons[number].exam.take(torch.arange(EXAM)).x
-
-    def answers(self, state: State) -> list[Answer]:
-        """To every exam, as the scenario asks it."""
-        ready = self.method.ready(state)
-        return [self.method.predict(ready, self.inputs(number), self.id(number)) for number in range(TASKS)]
-
-    def accuracy(self, answer: Answer, number: int) -> float:
-        if not len(answer.labels):
-            return float("nan")
-        hits = answer.labels[answer.logits.argmax(1)] == self.lessons[number].exam.labels
-        return float(hits.float().mean())
 
 
 def _difference(a: Any, b: Any) -> str | None:
@@ -499,82 +359,3 @@ LAWS: dict[str, Callable[[Case], None]] = {
     )
 }
 ONCE = ("declared", "documented")  # laws about the class alone, checked in one scenario
-
-
-def cases(method: Method, scenarios: Iterable[Scenario] | None = None) -> list[tuple[str, Scenario]]:
-    """Every law that has something to say about a method, with the scenario to check it in.
-
-    Raises:
-        Refused: a scenario is asked for that the method does not support.
-    """
-    supported = [scenario for scenario in Scenario if scenario in method.scenarios]
-    if not supported:
-        raise LawBroken(
-            f"{type(method).__name__} declares no scenario; say scenarios = frozenset({{Scenario.GG, ...}})"
-        )
-    chosen = supported if scenarios is None else list(scenarios)
-    if strange := [scenario.value for scenario in chosen if scenario not in supported]:
-        works = ", ".join(scenario.value for scenario in supported)
-        raise Refused(f"{type(method).__name__} does not work in scenario {strange[0]}; it works in {works}")
-
-    def concerns(law: str, scenario: Scenario) -> bool:
-        match law:
-            case "isolated":
-                return method.isolates and scenario is not Scenario.NNS  # it needs ids
-            case "off":
-                return bool(method.off)
-            case "alone":
-                return not method.pools
-        return law not in ONCE or scenario is chosen[0]
-
-    return [(law, scenario) for scenario in chosen for law in LAWS if concerns(law, scenario)]
-
-
-def check(law: str, case: Case) -> None:
-    """One law in one case.
-
-    Raises:
-        LawBroken: with the law, the scenario, what was seen and what to do.
-    """
-    try:
-        LAWS[law](case)
-    except LawBroken as broken:
-        name, where = type(case.method).__name__, "" if law in ONCE else f" in scenario {case.scenario.value}"
-        raise LawBroken(f"{name} breaks the law {law!r}{where}: {broken}") from broken.__cause__
-
-
-def check_method(
-    method: Method,
-    *,
-    scenarios: Iterable[Scenario] | None = None,
-    laws: Iterable[str] | None = None,
-    net: nn.Module | None = None,
-    fit: Fit | None = None,
-) -> list[str]:
-    """Checks a method against the laws, in every scenario it supports, in seconds.
-
-    Its options stay; its net and fit give way to tiny ones (the optimiser, its momentum, decay, schedule and clipping
-    are kept), since the laws bring their own data: bytes of shape (2, 4), two classes a task.
-
-    Args:
-        method: an instance: `check_method(EWC(net))`.
-        scenarios: some of those it supports; all of them when not given.
-        laws: names in `LAWS`; all that concern the method when not given.
-        net: a network for such inputs, where the laws' own does not suit the method.
-        fit: how to fit it, where the method's options need a certain learning rate or length.
-
-    Returns:
-        The names of the laws that were checked.
-
-    Raises:
-        LawBroken: a law is broken; the message says which, where, and what to do.
-        Refused: a law or scenario is unknown.
-    """
-    chosen = list(LAWS) if laws is None else list(laws)
-    if unknown := [law for law in chosen if law not in LAWS]:
-        raise Refused(f"there is no law {unknown[0]!r}; there are {', '.join(LAWS)}")
-    todo = [(law, scenario) for law, scenario in cases(method, scenarios) if law in chosen]
-    ground = {scenario: Case(method, scenario, net, fit) for _, scenario in todo}
-    for law, scenario in todo:
-        check(law, ground[scenario])
-    return [law for law in LAWS if law in {law for law, _ in todo}]
