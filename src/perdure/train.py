@@ -303,9 +303,16 @@ class Descent:
         penalty whose gradient is known starts it off that way, at no cost in memory traffic.
         """
         self._note(loss)
-        grads = self._grads.zero_() if onto is None else onto
-        self._point(grads)
-        self._backward(loss)
+        grads = self._grads if onto is None else onto
+        parts = self._parts(grads)
+        if len(self._moving) < len(parts):
+            parts = [part for part, leaf in zip(parts, self.leaves, strict=True) if leaf.requires_grad]
+            if onto is None:
+                grads.zero_()
+        if parts:
+            fresh = torch.autograd.grad(loss, self._moving, allow_unused=True, materialize_grads=True)
+            with torch.no_grad():
+                (torch._foreach_copy_ if onto is None else torch._foreach_add_)(parts, fresh)
         return grads
 
     def step(self, grads: Tensor) -> None:
@@ -329,30 +336,31 @@ class Descent:
         self._pointed = None
         for leaf in self.leaves:
             leaf.grad = None
-        self._backward(loss)
+        if self._moving:
+            loss.backward(inputs=self._moving)
         for leaf in self.leaves:
             if leaf.grad is None:
                 leaf.grad = torch.zeros_like(leaf)
         self._move()
 
-    def _backward(self, loss: Tensor) -> None:
-        if self._moving:
-            loss.backward(inputs=self._moving)
-
     def _note(self, loss: Tensor) -> None:
         if len(self._losses) == self._steps:
             self._losses.append(loss.detach())
 
+    def _parts(self, grads: Tensor) -> list[Tensor]:
+        """The views of a flat buffer, a leaf each; those of the last few buffers are kept."""
+        if id(grads) not in self._views:
+            if len(self._views) == FEW:
+                self._views.clear()
+            self._views[id(grads)] = grads, list(self.layout.views(grads).values())  # kept, so that ids stay apart
+        return self._views[id(grads)][1]
+
     def _point(self, grads: Tensor) -> None:
-        """Makes the gradients of the leaves views of a flat tensor: what autograd adds to, and the optimiser reads."""
+        """Makes the gradients of the leaves views of a flat tensor, which is what the optimiser reads."""
         if self._pointed is not grads:
             self._pointed = grads
-            if id(grads) not in self._views:
-                if len(self._views) == FEW:
-                    self._views.clear()
-                self._views[id(grads)] = grads, list(self.layout.views(grads).values())  # kept, so that ids stay apart
-            for leaf, view in zip(self.leaves, self._views[id(grads)][1], strict=True):
-                leaf.grad = view
+            for leaf, part in zip(self.leaves, self._parts(grads), strict=True):
+                leaf.grad = part
 
     def _move(self) -> None:
         if self._steps == 0 and self.kept:
