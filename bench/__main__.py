@@ -142,14 +142,14 @@ from bench.__main__ import base, raw, LR, Fit, Finetune, EWC, ER, permuted
 from perdure.fold import Setting
 import perdure
 images, _ = base()
-method = {"finetune": Finetune, "ewc": EWC, "er": ER}[sys.argv[1]]
+method, options = {"finetune": (Finetune, {}), "ewc": (EWC, {"lam": 1.0}), "er": (ER, {})}[sys.argv[1]]
 net = raw.mlp()
 fit = Fit(optimizer="sgd", lr=LR, steps=200, batch=128)
 grown = []
 def watch(moment):
     if moment.doing == "learned":
         grown.append(size("VmRSS"))
-method = method(net, fit)
+method = method(net, fit, **options)
 setting = Setting(exam_rows="last", exam_examples=1000)
 perdure.live(method, permuted(images, tasks=int(sys.argv[2])), setting=setting, watch=watch)
 data = sum(part.x.numel() * part.x.element_size() for part in (images.train, images.exam))
@@ -163,7 +163,7 @@ def memory(tasks: int) -> dict[str, dict[str, float]]:
     out = {}
     for method in ("finetune", "ewc", "er"):
         words = [sys.executable, "-c", MEMORY, method, str(tasks)]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
         peak, data, params, early, late = map(int, done.stdout.split())
         out[method] = {
             "peak_bytes": peak,

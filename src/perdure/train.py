@@ -299,8 +299,7 @@ class Descent:
     def grad(self, loss: Tensor, onto: Tensor | None = None) -> Tensor:
         """(P,) the gradient of a scalar loss; zero where the loss does not depend on a parameter, or it is frozen.
 
-        Written into one buffer that the next call writes again; `onto` (P,) names another, to which it is added. A
-        penalty whose gradient is known starts it off that way, at no cost in memory traffic.
+        Written into one buffer that the next call writes again; `onto` (P,) names another, to which it is added.
         """
         self._note(loss)
         grads = self._grads if onto is None else onto
@@ -327,20 +326,28 @@ class Descent:
         if self._free is not None:
             self.flat.view(self._free.dtype).bitwise_and_(self._free).bitwise_or_(self._held)
 
-    def follow(self, loss: Tensor) -> None:
-        """A step along the gradient of a loss, for a method that does not look at it: nothing is copied."""
+    def follow(self, loss: Tensor, pull: Callable[[list[Tensor]], None] | None = None) -> None:
+        """A step along the gradient of a loss, for a method that does not look at it: nothing is copied.
+
+        Args:
+            pull: adds to the gradients, a tensor each of the leaves, before the step: the gradient of a penalty.
+        """
         if self._free is not None or self.fit.clip is not None:
-            self.step(self.grad(loss))
+            flat = self.grad(loss)
+            if pull is not None:
+                pull(self._parts(flat))
+            self.step(flat)
             return
         self._note(loss)
         self._pointed = None
         for leaf in self.leaves:
             leaf.grad = None
-        if self._moving:
-            loss.backward(inputs=self._moving)
-        for leaf in self.leaves:
-            if leaf.grad is None:
-                leaf.grad = torch.zeros_like(leaf)
+        loss.backward(inputs=self.leaves)
+        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self.leaves]
+        if pull is not None:
+            pull(grads)
+        for leaf, grad in zip(self.leaves, grads, strict=True):
+            leaf.grad = grad
         self._move()
 
     def _note(self, loss: Tensor) -> None:

@@ -1,6 +1,8 @@
-"""Facts about the pull of an anchor: it is the gradient of the written penalty, and costs one buffer."""
+"""Facts about the pull of an anchor: it is the gradient of the written penalty, to the last bit at the anchor."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,22 @@ P = 30
 
 
 def drawn(*names: str) -> list[Tensor]:
-    return [normal(fold(1, name), P) for name in names]
+    return [normal(fold(1, name), P).float() for name in names]
+
+
+def descending(theta: Tensor, **fit: Any) -> Descent:
+    """A descent that stands at theta (30,)."""
+    options = Fit(optimizer="sgd", lr=0.1, **fit)
+    net = nn.Linear(5, 5)
+    params = {"weight": theta[:25].view(5, 5), "bias": theta[25:]}
+    return Descent(net, start(net, options, 3)._replace(params=params), options, 0)
+
+
+def pulled(descent: Descent, pull: Pull) -> Tensor:
+    """(P,) what a pull adds to gradients of zero."""
+    flat = torch.zeros(P)
+    pull(list(descent.layout.views(flat).values()))
+    return flat
 
 
 def test_it_is_the_gradient_of_the_written_penalty() -> None:
@@ -24,37 +41,42 @@ def test_it_is_the_gradient_of_the_written_penalty() -> None:
     S = S.abs()
     leaf = theta.clone().requires_grad_()
     (written,) = torch.autograd.grad((S * (leaf - C) ** 2).sum() / 2, leaf)
-    torch.testing.assert_close(Pull(S, C)(theta), written, rtol=1e-12, atol=1e-12)
+    descent = descending(theta)
+    torch.testing.assert_close(pulled(descent, Pull(descent, S, C)), written)
 
 
-def test_it_vanishes_at_the_anchor_and_where_the_strength_is_0() -> None:
+def test_it_is_exactly_0_at_the_anchor_and_where_the_strength_is_0() -> None:
+    """However large S is: S theta - S C, taken term by term, would leave rounding for Adam to follow."""
     S, C, theta = drawn("strength", "anchor", "theta")
-    S = S.abs().masked_fill(torch.arange(P) < 5, 0)
-    pull = Pull(S, C)
-    assert float(pull(C).abs().max()) < 1e-15
-    assert torch.equal(pull(theta) == 0, torch.arange(P) < 5)
+    S = 1e12 * S.abs().masked_fill(torch.arange(P) < 5, 0)
+    there, away = descending(C), descending(theta)
+    assert not pulled(there, Pull(there, S, C)).any()
+    assert torch.equal(pulled(away, Pull(away, S, C)) == 0, torch.arange(P) < 5)
 
 
-def test_every_call_writes_the_same_buffer_and_no_argument() -> None:
+def test_it_follows_the_parameters_and_changes_no_argument() -> None:
     S, C, theta = drawn("strength", "anchor", "theta")
-    kept = [tensor.clone() for tensor in (S, C, theta)]
-    pull = Pull(S, C)
-    first = pull(theta)
-    then = first.clone()
-    assert pull(theta + 1).data_ptr() == first.data_ptr()
-    assert not torch.equal(first, then)
-    assert torch.equal(pull(theta), then)
-    assert all(torch.equal(*pair) for pair in zip((S, C, theta), kept, strict=True))
+    kept = [tensor.clone() for tensor in (S, C)]
+    descent = descending(theta)
+    pull = Pull(descent, S, C)
+    first = pulled(descent, pull)
+    descent.flat.add_(1)
+    torch.testing.assert_close(pulled(descent, pull), first + S)
+    assert torch.equal(S, kept[0])
+    assert torch.equal(C, kept[1])
 
 
-def test_a_loss_is_added_to_it() -> None:
-    net = nn.Linear(5, 5)
-    descent = Descent(net, start(net, Fit(), 3), Fit(), 0)
-    S, C = (tensor.float() for tensor in drawn("strength", "anchor"))
+@pytest.mark.parametrize("fit", [{}, {"clip": 1e9}, {"clip": 0.5}, {"freeze": "bias"}])
+def test_a_step_goes_along_loss_and_penalty(fit: dict[str, Any]) -> None:
+    S, C, theta = drawn("strength", "anchor", "theta")
     x = normal(4, 5).float()[None]
-    plain = descent.grad(descent(x).square().sum()).clone()
-    both = descent.grad(descent(x).square().sum(), onto=Pull(S.abs(), C)(descent.flat))
-    torch.testing.assert_close(both, plain + S.abs() * (descent.flat - C))
+    descent, plain = descending(theta, **fit), descending(theta)
+    total = plain.grad(plain(x).square().sum()) + S.abs() * (theta - C)
+    if "freeze" in fit:
+        plain.layout.views(total)["bias"].zero_()
+    total *= min(1.0, fit.get("clip", torch.inf) / float(total.norm()))
+    descent.follow(descent(x).square().sum(), Pull(descent, S.abs(), C))
+    torch.testing.assert_close(descent.flat, theta - 0.1 * total)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])

@@ -71,7 +71,7 @@ class EWC(Method):
         held = bool(self.lam and state.precision)
         A = layout.flat(state.precision) if held else torch.zeros_like(theta)
         C = layout.flat(state.anchor) if held else torch.zeros_like(theta)
-        descend(descent, examples, Pull(self.lam * A, C) if held else None)
+        descend(descent, examples, Pull(descent, self.lam * A, C) if held else None)
         model, trace = descent.model, descent.trace
         if not self.lam:
             return state._replace(model=model), trace

@@ -58,7 +58,7 @@ class L2(Method):
             return L2State(model, state.tasks + 1), trace
         descent = Descent(self.net, model, self.fit, key, competing(self.fit, task))
         old = {name: torch.ones_like(param) for name, param in state.model.params.items()}
-        pull = Pull(self.lam * descent.layout.flat(old), descent.flat)  # rows of new labels are free
+        pull = Pull(descent, self.lam * descent.layout.flat(old), descent.flat.clone())  # rows of new labels are free
         descend(descent, task.examples, pull)
         return L2State(descent.model, state.tasks + 1), descent.trace
 

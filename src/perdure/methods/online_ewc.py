@@ -76,7 +76,7 @@ class OnlineEWC(Method):
         examples = task.examples.materialise(descent.device)
         held = bool(self.lam and state.precision)
         faded = self.gamma * layout.flat(state.precision) if held else torch.zeros_like(theta)  # gamma F*
-        descend(descent, examples, Pull(self.lam * faded, theta) if held else None)
+        descend(descent, examples, Pull(descent, self.lam * faded, theta.clone()) if held else None)
         model, trace = descent.model, descent.trace
         if not self.lam:
             return state._replace(model=model), trace

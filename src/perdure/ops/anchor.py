@@ -1,8 +1,9 @@
-"""Anchors: the pull of a quadratic penalty, which is what a step's gradient starts from.
+"""Anchors: the pull of a quadratic penalty, which is added to the gradient of a loss.
 
-    penalty = 1/2 sum S (theta - C)^2        its gradient: S (theta - C) = S theta - S C
+    penalty = 1/2 sum S (theta - C)^2        its gradient: S (theta - C)
 
-All are flat, (P,), in the layout of a `Descent`. S is the strength times each weight's importance, C the anchor.
+All are flat, (P,), in the layout of a `Descent`. S is the strength times each weight's importance, C the anchor. The
+difference is taken first: S theta - S C would be off by rounding where S is large, and Adam follows any gradient.
 """
 
 from __future__ import annotations
@@ -18,31 +19,29 @@ from perdure.train import Descent
 
 
 class Pull:
-    """The gradient of a quadratic penalty: one kernel a step, in one buffer that every call writes again.
-
-    `descent.grad(loss, onto=pull(descent.flat))` is then the gradient of loss and penalty: the loss is added to it.
+    """The gradient of a quadratic penalty on what a descent moves: `descent.follow(loss, pull)`.
 
     Args:
+        descent: whose parameters theta are pulled.
         strength: (P,) S, not negative. Plain descent along it diverges where its rate times S exceeds 2.
         anchor: (P,) C; where S is 0 it does not matter, as long as it is finite.
     """
 
-    def __init__(self, strength: Tensor, anchor: Tensor) -> None:
-        self.strength, self.minus, self.out = strength, -strength * anchor, torch.empty_like(strength)
+    def __init__(self, descent: Descent, strength: Tensor, anchor: Tensor) -> None:
+        self.theta, self.anchor, self.away = descent.flat, anchor, torch.empty_like(anchor)
+        views = descent.layout.views
+        self.strengths, self.aways = list(views(strength).values()), list(views(self.away).values())
 
-    def __call__(self, theta: Tensor) -> Tensor:
-        """(P,) S (theta - C)."""
-        return torch.addcmul(self.minus, self.strength, theta, out=self.out)
+    def __call__(self, grads: list[Tensor]) -> None:
+        """Adds S (theta - C) to gradients, a tensor each of the leaves, in place."""
+        torch.sub(self.theta, self.anchor, out=self.away)
+        torch._foreach_addcmul_(grads, self.strengths, self.aways)
 
 
 def descend(descent: Descent, examples: Examples, pull: Pull | None) -> None:
     """Fits a descent to examples by cross-entropy, under a pull where there is one."""
     for batch in descent.batches(examples):
-        loss = cross_entropy(descent(batch.x), batch.y)
-        if pull is None:
-            descent.follow(loss)
-        else:
-            descent.step(descent.grad(loss, onto=pull(descent.flat)))
+        descent.follow(cross_entropy(descent(batch.x), batch.y), pull)
 
 
 def check_strength(name: str, value: float) -> None:
