@@ -117,7 +117,7 @@ def said(found: dict[str, Any]) -> list[str]:
     """What was found, as lines for a person; the verdict is the last."""
     threads, data, disk, speed = (found[name] for name in ("threads", "data", "disk", "speed"))
     lines = [*_versions(found["versions"]), "", "machine", f"  {found['platform']}"]
-    lines.append(f"  {threads['cores']} cores; torch alone would take {threads['torch']} threads")
+    lines.append(f"  {threads['cores']} cores; threads: torch alone would take {threads['torch']}")
     lines.append(
         f"  a run takes {threads['run_of_a_small_net']} for a network below a million parameters, "
         f"{threads['run_of_a_large_net']} above (--threads N for others)"

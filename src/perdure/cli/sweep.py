@@ -71,7 +71,10 @@ def main(words: list[str]) -> int:
         return fail(f"stopped. Continue with: {again}", 130)
     rows = ledger.rows(folder)
     if "preset_out" in given:
-        write(Path(given["preset_out"]), preset(sweep, choices, _scores(sweep, rows), again).encode())
+        write(
+            Path(given["preset_out"]),
+            preset(sweep, choices, _scores(sweep, rows), shlex.join(["perdure", "sweep", given["file"]])).encode(),
+        )
     _show(Console(stderr="json" in given, highlight=False), sweep, rows, choices, folder)
     if "json" in given:
         print(json.dumps(_plain(sweep, rows, choices, folder), allow_nan=False))
