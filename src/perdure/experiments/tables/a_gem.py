@@ -29,14 +29,24 @@ def a_gem_permuted() -> Table:
         "Permuted MNIST in one pass (A-GEM)",
         "17 tasks of 60,000 examples; MLP 784-256-256-10; SGD, batch 10, one epoch, learning rates of the paper.",
         (
-            Claim("finetune", 0.479, PAPER, {"finetune": run("finetune", 0.03)}, band=0.04),
+            Claim(
+                "finetune",
+                0.479,
+                f"{PAPER}; weights there start at a truncated normal of deviation 0.1 and biases at 0.1",
+                {"finetune": run("finetune", 0.03)},
+                band=0.04,
+                note="Plain training depends on start values and input scale more than any method does; others found 82 "
+                "where a paper said 44.",
+            ),
             Claim(
                 "ewc",
                 0.683,
-                f"{PAPER}; lam 10 there multiplies a Fisher that is scaled to 0..1 and a moving mean of squared batch "
-                "gradients, so ours was chosen on the first three tasks of another stream",
-                {"ewc lam 100": run("ewc", 0.03, lam=100.0)},
+                f"{PAPER}; lam 10 there multiplies another Fisher, scaled to 0..1 from a moving mean of squared batch "
+                "gradients",
+                {"ewc lam 10": run("ewc", 0.03, lam=10.0)},
                 band=0.03,
+                note="Our lam was chosen on the first three tasks, as the paper's was: perdure sweep a-gem-permuted. A "
+                "correct Fisher keeps more, and plain training does, too (above).",
             ),
             Claim("a-gem", 0.891, PAPER, {"a-gem": run("a-gem", 0.1)}, band=0.03),
         ),
