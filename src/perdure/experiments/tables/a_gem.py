@@ -35,8 +35,8 @@ def a_gem_permuted() -> Table:
                 f"{PAPER}; weights there start at a truncated normal of deviation 0.1 and biases at 0.1",
                 {"finetune": run("finetune", 0.03)},
                 band=0.04,
-                note="Plain training depends on start values and input scale more than any method does; others found 82 "
-                "where a paper said 44.",
+                note="Plain training depends on start values and the scale of inputs more than any method does; others "
+                "found 82 where a paper said 44.",
             ),
             Claim(
                 "ewc",
