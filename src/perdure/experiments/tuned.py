@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from textwrap import wrap
 from typing import Any
 
 import yaml
@@ -82,9 +83,12 @@ def _header(sweep: Sweep, chosen: dict[str, Run], scores: dict[str, float], comm
     assert tuning is not None
     looked = "whole streams of other seeds" if tuning.first is None else f"the first {tuning.first} tasks"
     seeds = ", ".join(map(str, tuning.seeds))
+    about = (
+        f"Tuned for {run.experiment.stream}: {', '.join(chosen)}. Protocol {tuning.protocol}: chosen by the mean ACC "
+        f"on {100 * tuning.share:g} % of the training examples, held out from learning, of {looked}, seed {seeds}."
+    )
     lines = [
-        f"# Tuned for {run.experiment.stream}: {', '.join(chosen)}. Protocol {tuning.protocol}: chosen by the mean ACC",
-        f"# on {100 * tuning.share:g} % of the training examples, held out from learning, of {looked}, seed {seeds}.",
+        *wrap(about, 118, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False),
         "",
         f"# By {command}",
         f"# at commit {provenance.commit()} on {provenance.today()}. The score of every combination, in %:",
