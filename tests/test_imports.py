@@ -14,7 +14,7 @@ RANKS = [
     {"contract"},
     {"rng"},
     {"tree", "data"},
-    {"model"},
+    {"model", "optimiser"},
     {"train"},
     {"ops", "nets"},
     {"methods"},

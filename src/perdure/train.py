@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from fnmatch import fnmatch
 from math import ceil, cos, pi
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from perdure.contract import Batch, Examples, Fit, Refused, Scenario, Task, Trace
 from perdure.model import Model, rows_of
+from perdure.optimiser import COUNT, Optimiser
 from perdure.rng import fold, permutation
 
 BATCH = 128  # examples a step when `fit.batch` is not given
@@ -186,8 +187,7 @@ class Descent:
             self.rows = None
         self._grads = torch.zeros_like(self.flat)
         self._views: dict[int, tuple[Tensor, list[Tensor]]] = {}  # the last few buffers of gradients, and their parts
-        self._pointed: Tensor | None = None
-        self._optimizer = self._stock()
+        self._optimiser = Optimiser(fit, self.leaves)
         self._hold(hold, still)
         self._losses: list[Tensor] = []
         self._calls = self._steps = self._total = 0
@@ -203,19 +203,6 @@ class Descent:
         for name, buffer in self.net.named_buffers():
             buffer.data = model.stats[name].clone()
         return leaves
-
-    def _stock(self) -> torch.optim.Optimizer:
-        fit, leaves = self.fit, self.leaves
-        common: dict[str, Any] = {"lr": fit.lr, "weight_decay": fit.weight_decay}
-        match fit.optimizer:
-            case "sgd":
-                return torch.optim.SGD(leaves, momentum=fit.momentum, nesterov=fit.nesterov, **common)
-            case "adam":
-                return torch.optim.Adam(leaves, fused=True, **common)
-            case "adamw":
-                return torch.optim.AdamW(leaves, fused=True, **common)
-            case "rmsprop":
-                return torch.optim.RMSprop(leaves, momentum=fit.momentum, **common)
 
     def _hold(self, hold: Tensor | None, frozen: set[str]) -> None:
         """Marks what may not move: a decay or kept moments would move a weight whose gradient is zero."""
@@ -321,8 +308,7 @@ class Descent:
         if self.fit.clip is not None:
             norm = torch.linalg.vector_norm(grads)
             grads.mul_((self.fit.clip / (norm + 1e-6)).clamp_(max=1.0))
-        self._point(grads)
-        self._move()
+        self._move(self._parts(grads))
         if self._free is not None:
             self.flat.view(self._free.dtype).bitwise_and_(self._free).bitwise_or_(self._held)
 
@@ -339,16 +325,13 @@ class Descent:
             self.step(flat)
             return
         self._note(loss)
-        self._pointed = None
         for leaf in self.leaves:
             leaf.grad = None
         loss.backward(inputs=self.leaves)
         grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self.leaves]
         if pull is not None:
             pull(grads)
-        for leaf, grad in zip(self.leaves, grads, strict=True):
-            leaf.grad = grad
-        self._move()
+        self._move(grads)
 
     def _note(self, loss: Tensor) -> None:
         if len(self._losses) == self._steps:
@@ -362,18 +345,10 @@ class Descent:
             self._views[id(grads)] = grads, list(self.layout.views(grads).values())  # kept, so that ids stay apart
         return self._views[id(grads)][1]
 
-    def _point(self, grads: Tensor) -> None:
-        """Makes the gradients of the leaves views of a flat tensor, which is what the optimiser reads."""
-        if self._pointed is not grads:
-            self._pointed = grads
-            for leaf, part in zip(self.leaves, self._parts(grads), strict=True):
-                leaf.grad = part
-
-    def _move(self) -> None:
+    def _move(self, grads: list[Tensor]) -> None:
         if self._steps == 0 and self.kept:
-            self._resume(self.kept)
-        self._optimizer.param_groups[0]["lr"] = self._rate()
-        self._optimizer.step()
+            self._optimiser.resume({slot: self._slot(tensors) for slot, tensors in self.kept.items()})
+        self._optimiser.step(grads, self._rate())
         self._steps += 1
 
     def _rate(self) -> float:
@@ -384,22 +359,19 @@ class Descent:
             return fit.lr * 0.5 * (1 + cos(pi * (step - fit.warmup) / max(1, self._total - fit.warmup)))
         return fit.lr
 
-    def _resume(self, moments: dict[str, dict[str, Tensor]]) -> None:
-        """Continues an optimiser. Moments of another shape would make a fused optimiser read foreign memory."""
-        for slot, tensors in moments.items():
-            parts = {} if "" in tensors else self.layout.views(self.layout.flat(tensors))
-            for name, leaf in zip(self.layout.shapes, self.leaves, strict=True):
-                self._optimizer.state[leaf][slot] = parts[name] if parts else tensors[""].clone()
+    def _slot(self, kept: dict[str, Tensor]) -> list[Tensor]:
+        """Copies of kept moments, one for each leaf; of another shape they would make torch read foreign memory."""
+        if "" in kept:
+            return [kept[""].clone() for _ in self.leaves]
+        return list(self.layout.views(self.layout.flat(kept)).values())
 
     @property
     def moments(self) -> dict[str, dict[str, Tensor]]:
-        """The optimiser's moments by slot and parameter; a count of steps, alike for all, has the parameter name ""."""
+        """The optimiser's moments by slot and parameter; a count of steps, alike for all, is named ""."""
         named: dict[str, dict[str, Tensor]] = {}
-        for name, leaf in zip(self.layout.shapes, self.leaves, strict=True):
-            for slot, value in self._optimizer.state.get(leaf, {}).items():
-                if isinstance(value, Tensor):
-                    counts = slot == "step"
-                    named.setdefault(slot, {})["" if counts else name] = value.clone()
+        for slot, tensors in self._optimiser.slots.items():
+            names = ["" for _ in tensors] if slot == COUNT else self.layout.shapes
+            named[slot] = {name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)}
         return named
 
     @property
