@@ -65,6 +65,25 @@ def test_rows_not_asked_for_are_undefined_with_that_reason() -> None:
     assert "acc" not in why
 
 
+def test_cells_with_the_id_given_have_reasons_of_their_own() -> None:
+    """Where the exam without the id is undefined too, its reason; else the method does not know the task."""
+    plain, given = R.copy(), R.copy()
+    plain[0], plain[1, 2] = NAN, NAN
+    given[0], given[1, 1:], given[3, 1] = NAN, NAN, NAN
+    why = evaluate.reasons(plain, range(3), [1, 2, 3], [1, 2, 3], given)
+    unlearned = "given the id of a task that it has not learned, the method has no answer"
+    assert {name: reason for name, reason in why.items() if "given" in name} == {
+        **dict.fromkeys(("R_given[0,1]", "R_given[0,2]", "R_given[0,3]"), "this row was not asked for (exam rows)"),
+        "R_given[1,2]": unlearned,
+        "R_given[1,3]": "the method had no row for its labels yet",
+        "R_given[3,2]": unlearned,
+        "acc_given": unlearned,
+    }
+    assert {name: why[name] for name in why if "given" not in name} == evaluate.reasons(
+        plain, range(3), [1, 2, 3], [1, 2, 3]
+    )
+
+
 def test_a_chunk_over_a_border_leaves_transfer_undefined() -> None:
     why = evaluate.reasons(R, [0, 1, 3], [2, 3, 4], [0, 1, 2, 3])
     assert why == {"fwt": "a chunk straddles the border before task 2, so it was partly learned before its exam"}

@@ -1,5 +1,6 @@
 """What a run does beside learning: threads, precision, the order of measurements."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -35,6 +36,19 @@ def test_only_the_rows_asked_for_are_measured():
     last = perdure.run("permuted-digits", "finetune", tasks=3, net="mlp:8", options=options, exam_rows="last")
     assert (last.R[3] == every.R[3]).all()
     assert last.reasons["bwt"] == "this row was not asked for (exam rows)"
+
+
+def test_every_undefined_cell_has_its_reason():
+    for scenario in ("gg", "gns", "gnu", "nns"):
+        method = "finetune" if scenario == "nns" else "packnet"
+        options = {"stream.chunk": 700} if scenario == "nns" else {"fit.steps": 5}
+        ran = perdure.run("permuted-digits", method, tasks=2, net="mlp:8", scenario=scenario, options=options)
+        lacking = set()
+        for name, cells in (("R", ran.R), ("R_given", ran.R_given)):
+            rows = [] if cells is None else np.argwhere(np.isnan(cells)).tolist()
+            lacking |= {f"{name}[{i},{j + 1}]" for i, j in rows}
+        assert {cell for cell in ran.reasons if cell.startswith("R")} == lacking
+        assert bool(lacking) == (scenario != "nns")
 
 
 def test_a_fresh_network_learns_the_first_task_exactly_as_fast():

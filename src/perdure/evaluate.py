@@ -23,7 +23,9 @@ from perdure.model import narrow
 from perdure.rng import permutation
 
 BATCH = 1024  # examples a forward pass of an exam
+NOT_TAKEN = "this row was not asked for (exam rows)"
 UNSEEN = "the method had no row for its labels yet"
+UNLEARNED = "given the id of a task that it has not learned, the method has no answer"
 Matrix = NDArray[np.float64]
 
 
@@ -134,11 +136,23 @@ def learning_speed(losses: Tensor, fresh: Tensor) -> float:
     return 1.0 - float(losses[:steps].mean()) / float(fresh[:steps].mean()) if steps else float("nan")
 
 
-def reasons(R: Matrix, begins: Sequence[int], ends: Sequence[int], taken: Sequence[int]) -> dict[str, str]:
-    """Why cells and figures are NaN: {"R[0,1]": reason, "fwt": reason}. `taken`: the rows that were asked for."""
+def reasons(
+    R: Matrix, begins: Sequence[int], ends: Sequence[int], taken: Sequence[int], given: Matrix | None = None
+) -> dict[str, str]:
+    """Why cells and figures are NaN: {"R[0,1]": reason, "R_given[0,1]": reason, "fwt": reason}.
+
+    Args:
+        taken: the rows that were asked for.
+        given: the same exams with the id given; none where there are no ids.
+    """
     out: dict[str, str] = {}
     for i, j in np.argwhere(np.isnan(R)).tolist():
-        out[f"R[{i},{j + 1}]"] = UNSEEN if i in taken else "this row was not asked for (exam rows)"
+        out[f"R[{i},{j + 1}]"] = UNSEEN if i in taken else NOT_TAKEN
+    if given is not None:
+        for i, j in np.argwhere(np.isnan(given)).tolist():
+            out[f"R_given[{i},{j + 1}]"] = out.get(f"R[{i},{j + 1}]", UNLEARNED)
+        if lacking := np.flatnonzero(np.isnan(given[-1])).tolist():
+            out["acc_given"] = out[f"R_given[{len(given) - 1},{lacking[0] + 1}]"]
     if R.shape[1] < 2:
         out |= dict.fromkeys(("bwt", "fwt", "forgetting"), "one task alone can neither forget nor transfer")
     straddled = [j for j in range(1, len(begins)) if begins[j] < ends[j - 1]]

@@ -226,7 +226,8 @@ class _Life:
             done = [row + 1 for row, end in enumerate(self.stream.ends) if end == call + 1]
             result = self._examined(result, done)
             if call + 1 == calls:
-                why = evaluate.reasons(result.R, self.stream.begins, self.stream.ends, sorted(self.rows))
+                stream = self.stream
+                why = evaluate.reasons(result.R, stream.begins, stream.ends, sorted(self.rows), result.R_given)
                 result = replace(result, finished=True, reasons=why)
             result = self._saved(result, len(done))
         return result

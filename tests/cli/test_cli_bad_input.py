@@ -38,6 +38,7 @@ MESSAGES = {
     f"{RUN} --tasks": "argument --tasks: expected one argument. See: perdure run --help",
     f"{RUN} --tasks many": "--tasks is 'many'; it must be a whole number",
     f"{RUN} --tasks 2.5": "--tasks is '2.5'; it must be a whole number",
+    "reproduce --all --threads 2.5": "--threads is '2.5'; it must be a whole number. See: perdure reproduce --help",
     f"{RUN} --fit.lr": "--fit.lr is ''; it must be a number",
     f"{RUN} --fit.lr fast": "--fit.lr is 'fast'; it must be a number",
     f"{RUN} --fit.nesterov 3": "--fit.nesterov is '3'; it must be true or false",

@@ -102,7 +102,7 @@ REFUSED = {
         "finetune with seed 0 is there twice: a copy says nothing about the spread. Give each run once"
     ),
     "compare finetune --csv --json": "argument --json: not allowed with argument --csv. See: perdure compare --help",
-    "compare finetune --figure f.txt": "--figure f.txt: the name must end in .svg, .png or .pdf",
+    "compare finetune --figure f.txt": "no picture can be written to f.txt; its name must end in .svg, .png or .pdf",
     "compare finetune --figure no/f.svg": "no/f.svg: No such file or directory",
     "compare finetune --jsn": "unknown option '--jsn'; did you mean --json? See: perdure compare --help",
     "compare empty": "empty holds no run (no experiment.json)",

@@ -109,7 +109,7 @@ def test_a_run_that_fails_is_said(perdure, monkeypatch) -> None:
 
 def test_works_learns_and_says_what_went_wrong(monkeypatch) -> None:
     assert doctor.works() == ""
-    monkeypatch.setattr("perdure.experiments.experiment.execute", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("perdure.experiments.execution.execute", lambda *a, **k: 1 / 0)
     assert doctor.works() == "ZeroDivisionError: division by zero"
 
 

@@ -49,9 +49,9 @@ def test_the_page_comes_with_its_pictures(perdure) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("figure", "name a figure: plane, strength, capacity, drift, order"),
+        ("figure", "name a figure: plane, strength, capacity, drift, order, pruning"),
         ("figure plain", "unknown figure 'plain'; did you mean plane?"),
-        ("figure plane --out a.gif", "a figure is written as .svg, .png, .pdf, not '.gif'; name such a file"),
+        ("figure plane --out a.gif", "no picture can be written to a.gif; its name must end in .svg, .png or .pdf"),
         ("figure plane --base mnits", "unknown base 'mnits'; did you mean mnist?"),
         ("figure plane --smokey", "unknown option '--smokey'; did you mean --smoke?"),
     ],

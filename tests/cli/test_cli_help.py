@@ -146,6 +146,11 @@ def test_report_compares_runs_on_one_page(perdure) -> None:
     assert (said.status, said.err) == (2, "perdure: no/some.html: No such file or directory\n")
 
 
+@pytest.mark.parametrize("verb", ["report", "compare"])
+def test_options_may_stand_between_folders(verb: str, perdure) -> None:
+    assert perdure(f"{verb} none --out some.html other").err == "perdure: there is no run folder none\n"
+
+
 def test_a_reader_may_leave_early() -> None:
     read, written = os.pipe()
     os.close(read)

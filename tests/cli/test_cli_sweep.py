@@ -111,7 +111,7 @@ def test_smoke_of_a_sweep_that_fails_and_is_tuned(perdure, tmp_path: Path, monke
     [
         ("sweep", "name a sweep file. See: perdure sweep --help"),
         ("sweep none.yaml", "there is no configuration file none.yaml"),
-        ("sweep my.yaml --workers two", "--workers is 'two'; it must be a whole number"),
+        ("sweep my.yaml --workers two", "--workers is 'two'; it must be a whole number. See: perdure sweep --help"),
         ("sweep my.yaml --workers 0", "workers is 0; it must be at least 1"),
         (
             "sweep my.yaml --preset-out p.yaml",

@@ -8,7 +8,8 @@ import perdure
 from perdure.contract import Refused
 from perdure.experiments import Experiment, cost, execute
 from perdure.experiments.cost import Speed, spoken, steps, total
-from perdure.experiments.experiment import command, prepare
+from perdure.experiments.execution import prepare
+from perdure.experiments.experiment import command
 from perdure.fold import Setting
 
 SMALL = {"fit.steps": 20, "fit.batch": 32}

@@ -6,55 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from torch import nn
+from replayed import SCALE, learn_all, net, on_permuted_digits, stream, task
 
-from perdure.contract import Fit, Refused, Scale, Scenario, Task, TaskId
+from perdure.contract import Fit, Refused, Scale, Scenario, Task
 from perdure.data import Arrays
 from perdure.methods.er import ER
 from perdure.methods.finetune import Finetune
-from perdure.model import start, with_outputs
+from perdure.model import start
 from perdure.nets import build
-from perdure.rng import fold, integers, normal, permutation, uniform
+from perdure.rng import fold, integers, uniform
 from perdure.train import Descent, competing, for_scenario
 from perdure.tree import equal, nbytes
 
-SCALE = Scale(128.0, 1 / 32)
 FIT = Fit(optimizer="sgd", lr=0.1, batch=10, epochs=2)
-
-
-def net(rows: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        whole = nn.Sequential(nn.Flatten(), nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 2))
-    return with_outputs(whole, Fit(), rows)
-
-
-def task(number: int, classes: list[int], n: int = 60) -> Task:
-    """Classes far apart, elsewhere in every task."""
-    key, labels = fold(7, number), integers(fold(8, number), len(classes), n)
-    means = 2 * normal(key, len(classes) * 8).view(len(classes), 8)
-    x = (means[labels] + normal(fold(9, number), n * 8).view(n, 8)) * 32 + 128
-    stored = x.round().clamp(0, 255).byte().view(n, 2, 4)
-    return Task(Arrays(stored, torch.tensor(classes)[labels], SCALE), TaskId(number, torch.tensor(classes)))
-
-
-def stream(scenario: Scenario, n: int = 3) -> list[Task]:
-    unshared = scenario in (Scenario.GG, Scenario.GNU)
-    tasks = [task(t, [2 * t, 2 * t + 1] if unshared else [0, 1]) for t in range(n)]
-    return [t._replace(id=None) for t in tasks] if scenario is Scenario.NNS else tasks
-
-
-def learn_all(method, tasks):
-    state, traces = method.init(0), []
-    for number, some in enumerate(tasks):
-        state, trace = method.learn(state, some, number)
-        traces.append(trace.loss)
-    return state, traces
-
-
-def accuracy(method, state, some: Task, id: TaskId | None) -> float:
-    answer = method.predict(state, some.examples.take(torch.arange(len(some.examples))).x, id)
-    return (answer.labels[answer.logits.argmax(1)] == some.examples.labels).float().mean().item()
 
 
 class ByHand:
@@ -125,23 +89,12 @@ def test_it_is_its_definition_an_example_at_a_time(scenario):
 @pytest.mark.parametrize("scenario", Scenario)
 def test_it_remembers_where_finetune_forgets(scenario):
     """Permuted digits, three tasks: mean accuracy in the end."""
-    digits = load_digits()
-    x, y = torch.from_numpy(digits.data[:800]).byte(), torch.from_numpy(digits.target[:800])
-    tasks = []
-    for number in range(3):
-        labels = y + 10 * number if scenario is Scenario.GNU else y
-        id = None if scenario is Scenario.NNS else TaskId(number, labels.unique())
-        tasks.append(Task(Arrays(x[:, permutation(number, 64)], labels, Scale(0.0, 1 / 16)), id))
     mlp = build("mlp:64", (64,), 0 if scenario is Scenario.GNU else 10)
     fit = for_scenario(Fit(lr=0.005, batch=20, epochs=2), scenario)
-    means = {}
-    for method in (Finetune(mlp, fit), ER(mlp, fit, slots=200)):
-        state, _ = learn_all(method, tasks)
-        given = [some.id if scenario is Scenario.GG else None for some in tasks]
-        scores = [accuracy(method, state, *exam) for exam in zip(tasks, given, strict=True)]
-        means[type(method)] = sum(scores) / len(scores)
-    assert means[ER] > 0.75
-    assert means[ER] > means[Finetune] + 0.15
+    forgotten = on_permuted_digits(Finetune(mlp, fit), scenario)
+    kept = on_permuted_digits(ER(mlp, fit, slots=200), scenario)
+    assert kept > 0.75
+    assert kept > forgotten + 0.15
 
 
 @pytest.mark.parametrize("scenario", Scenario)
@@ -159,8 +112,8 @@ def test_an_empty_memory_replays_nothing():
     some = stream(Scenario.GNS)[0]
     _, (ours,) = learn_all(ER(net(2), FIT), [some])
     _, (plain,) = learn_all(Finetune(net(2), FIT), [some])
-    assert equal(ours[0], plain[0])
-    assert not equal(ours[2], plain[2])
+    assert equal(ours.loss[0], plain.loss[0])
+    assert not equal(ours.loss[2], plain.loss[2])
 
 
 def test_bytes_are_constant_from_the_first_task_on():

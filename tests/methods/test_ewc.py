@@ -7,48 +7,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
+from penalised import N, fishers, lived, net, on_permuted_digits, slope, task
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from perdure import tree
-from perdure.contract import Fit, Refused, Scenario, Task, TaskId
+from perdure.contract import Fit, Refused, Scenario
 from perdure.data import Arrays
 from perdure.methods.ewc import EWC, EWCState
 from perdure.methods.finetune import Finetune
 from perdure.model import Model
 from perdure.ops.fisher import diagonal
-from perdure.rng import fold, normal, permutation
+from perdure.rng import fold, normal
 from perdure.train import Diverged
-
-N = 40
-
-
-def net() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def task(number: int, classes: tuple[int, ...] = (0, 1, 2)) -> Task:
-    """Inputs (N, 4) labelled by the sign of a direction, so that there is something to learn."""
-    x = normal(fold(1, number), N * 4).view(N, 4).float()
-    place = (x @ normal(fold(2, number), 4 * len(classes)).view(4, -1).float()).argmax(1)
-    labels = torch.tensor(classes)
-    return Task(Arrays(x, labels[place]), TaskId(number, labels))
-
-
-def lived(method: EWC, tasks: list[Task], key: int = 5) -> list[EWCState]:
-    """The state after each task."""
-    states = [method.init(key)]
-    for number, each in enumerate(tasks):
-        states.append(method.learn(states[-1], each, fold(key, number))[0])
-    return states[1:]
-
-
-def fishers(method: EWC, states: list[EWCState], tasks: list[Task], key: int = 5) -> list[dict[str, Tensor]]:
-    return [
-        diagonal(method.net, state.model, each.examples, "exact", fold(fold(key, number), "fisher"))
-        for number, (state, each) in enumerate(zip(states, tasks, strict=True))
-    ]
 
 
 def penalty(params: dict[str, Tensor], lam: float, states: list[EWCState], importance: list[dict[str, Tensor]]) -> Any:
@@ -128,14 +99,10 @@ def test_a_great_strength_freezes() -> None:
     moved = {}
     for lam in (1e2, 1e3, 1e4):
         before, after = still(lam, lr=0.5 / lam)
-        params = {name: param.clone().requires_grad_() for name, param in after.params.items()}
-        examples = task(0).examples
-        loss = F.cross_entropy(functional_call(net(), params, (examples.take(torch.arange(N)).x,)), examples.labels)
-        grads = torch.autograd.grad(loss, list(params.values()))
-        away = [after.params[name] - before.params[name] for name in params]
-        moved[lam] = max(float(part.abs().max()) for part in away)
-        for part, grad in zip(away, grads, strict=True):
-            torch.testing.assert_close(lam * part, -grad, rtol=0, atol=2e-7 * lam + 1e-5)
+        away = {name: after.params[name] - param for name, param in before.params.items()}
+        moved[lam] = max(float(part.abs().max()) for part in away.values())
+        for name, grad in slope(after.params, 0).items():
+            torch.testing.assert_close(lam * away[name], -grad, rtol=0, atol=2e-7 * lam + 1e-5)
     assert moved[1e2] / moved[1e3] == pytest.approx(10, rel=0.1)
     assert moved[1e4] < 1e-4
 
@@ -186,21 +153,11 @@ def test_its_memory_is_constant_and_its_arguments_stay() -> None:
 
 
 def test_it_remembers_what_finetune_forgets() -> None:
-    digits = load_digits()
-    x, y = torch.tensor(digits.data / 16).float(), torch.tensor(digits.target)
-    orders = [permutation(fold(3, number), 64) for number in range(3)]
-    body, fit = nn.Sequential(nn.Linear(64, 200), nn.ReLU(), nn.Linear(200, 10)), Fit(steps=500, batch=64)
-    accuracy = {}
-    for method in (Finetune(body, fit), EWC(body, fit)):
-        state = method.init(0)
-        for number, order in enumerate(orders):
-            state, _ = method.learn(state, Task(Arrays(x[:, order], y), TaskId(number, torch.arange(10))), number)
-        hits = [(method.predict(state, x[:, order]).logits.argmax(1) == y).float().mean() for order in orders]
-        accuracy[type(method).__name__] = torch.stack(hits)
-    assert accuracy["Finetune"][0] < 0.5
-    assert accuracy["EWC"][0] > 0.85
-    assert accuracy["EWC"][-1] > 0.8  # and it still learns
-    assert accuracy["EWC"].mean() > accuracy["Finetune"].mean() + 0.15
+    forgotten, kept = on_permuted_digits(Finetune), on_permuted_digits(EWC)
+    assert forgotten[0] < 0.5
+    assert kept[0] > 0.85
+    assert kept[-1] > 0.8  # and it still learns
+    assert kept.mean() > forgotten.mean() + 0.15
 
 
 @pytest.mark.parametrize(

@@ -6,46 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from penalised import N, lived, net, slope, task
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from perdure import tree
 from perdure.contract import Fit, Refused, Scenario, Task, TaskId
 from perdure.data import Arrays
 from perdure.methods.finetune import Finetune
 from perdure.methods.l2 import L2, L2State
-from perdure.rng import fold, normal
 from perdure.train import Diverged
-
-N = 40
-
-
-def net() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def task(number: int, classes: tuple[int, ...] = (0, 1, 2)) -> Task:
-    x = normal(fold(1, number), N * 4).view(N, 4).float()
-    place = (x @ normal(fold(2, number), 4 * len(classes)).view(4, -1).float()).argmax(1)
-    labels = torch.tensor(classes)
-    return Task(Arrays(x, labels[place]), TaskId(number, labels))
-
-
-def lived(method: L2, tasks: list[Task]) -> list[L2State]:
-    """The state after each task."""
-    states = [method.init(5)]
-    for number, each in enumerate(tasks):
-        states.append(method.learn(states[-1], each, fold(5, number))[0])
-    return states[1:]
-
-
-def slope(params: dict[str, Tensor], number: int) -> dict[str, Tensor]:
-    """The gradient of the loss of a task."""
-    leaves = {name: param.clone().requires_grad_() for name, param in params.items()}
-    examples = task(number).examples
-    loss = F.cross_entropy(functional_call(net(), leaves, (examples.take(torch.arange(N)).x,)), examples.labels)
-    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
 def test_two_steps_by_hand() -> None:

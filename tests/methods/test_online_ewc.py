@@ -7,57 +7,26 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from penalised import N, fishers, lived, net, on_permuted_digits, slope, task
+from torch import nn
 from torch.func import functional_call
 
 from perdure import tree
-from perdure.contract import Fit, Refused, Scenario, Task, TaskId
-from perdure.data import Arrays
+from perdure.contract import Fit, Refused, Scenario
 from perdure.methods.ewc import EWC
 from perdure.methods.finetune import Finetune
 from perdure.methods.online_ewc import OnlineEWC, OnlineState
 from perdure.ops.fisher import diagonal
-from perdure.rng import fold, normal, permutation
-
-N = 40
-
-
-def net() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def task(number: int, classes: tuple[int, ...] = (0, 1, 2)) -> Task:
-    x = normal(fold(1, number), N * 4).view(N, 4).float()
-    place = (x @ normal(fold(2, number), 4 * len(classes)).view(4, -1).float()).argmax(1)
-    labels = torch.tensor(classes)
-    return Task(Arrays(x, labels[place]), TaskId(number, labels))
-
+from perdure.rng import fold
 
 TASKS = [task(number) for number in range(4)]
-
-
-def lived(method: OnlineEWC, tasks: list[Task]) -> list[OnlineState]:
-    """The state after each task."""
-    states = [method.init(5)]
-    for number, each in enumerate(tasks):
-        states.append(method.learn(states[-1], each, fold(5, number))[0])
-    return states[1:]
-
-
-def fishers(method: OnlineEWC, states: list[OnlineState]) -> list[dict[str, Tensor]]:
-    """The Fisher of each task where its learning ended."""
-    return [
-        diagonal(method.net, state.model, each.examples, "exact", fold(fold(5, number), "fisher"))
-        for number, (state, each) in enumerate(zip(states, TASKS, strict=False))
-    ]
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9, 0.5, 0.0])
 def test_the_running_fisher_is_a_sum_that_fades(gamma: float) -> None:
     method = OnlineEWC(net(), Fit(steps=20), lam=3.0, gamma=gamma)
     states = lived(method, TASKS)
-    own = fishers(method, states)
+    own = fishers(method, states, TASKS)
     for name, kept in states[-1].precision.items():
         written = sum(gamma ** (3 - k) * each[name].double() for k, each in enumerate(own))
         torch.testing.assert_close(kept.double(), torch.as_tensor(written), rtol=1e-5, atol=1e-9)
@@ -67,7 +36,7 @@ def test_the_running_fisher_is_a_sum_that_fades(gamma: float) -> None:
 def test_two_steps_follow_the_written_objective(gamma: float) -> None:
     """loss = L + lam/2 sum_k gamma^(t-k) F_k (theta - theta_{t-1})^2: gamma has faded the last Fisher too."""
     states = lived(OnlineEWC(net(), Fit(steps=30, lr=1e-2), lam=50.0, gamma=gamma), TASKS[:3])
-    before, own = states[-1].model.params, fishers(OnlineEWC(net()), states)
+    before, own = states[-1].model.params, fishers(OnlineEWC(net()), states, TASKS[:3])
     method = OnlineEWC(net(), Fit("sgd", lr=0.5, steps=2, batch=N), lam=50.0, gamma=gamma)
     after = method.learn(states[-1], TASKS[3], 0)[0].model.params
     examples, theta = TASKS[3].examples, {name: param.double() for name, param in before.items()}
@@ -134,10 +103,7 @@ def test_a_great_strength_freezes() -> None:
         model = method.init(5).model
         ones = {name: torch.ones_like(param) for name, param in model.params.items()}
         after = method.learn(OnlineState(model, ones), task(0), 0)[0].model.params
-        leaves = {name: param.clone().requires_grad_() for name, param in after.items()}
-        examples = task(0).examples
-        loss = F.cross_entropy(functional_call(net(), leaves, (examples.take(torch.arange(N)).x,)), examples.labels)
-        for name, grad in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+        for name, grad in slope(after, 0).items():
             torch.testing.assert_close(
                 0.5 * lam * (after[name] - model.params[name]), -grad, rtol=0, atol=2e-7 * lam + 1e-5
             )
@@ -164,15 +130,7 @@ def test_its_memory_is_constant_and_two_networks() -> None:
 
 
 def test_it_remembers_what_finetune_forgets() -> None:
-    digits = load_digits()
-    x, y = torch.tensor(digits.data / 16).float(), torch.tensor(digits.target)
-    orders = [permutation(fold(3, number), 64) for number in range(3)]
-    body, fit = nn.Sequential(nn.Linear(64, 200), nn.ReLU(), nn.Linear(200, 10)), Fit(steps=500, batch=64)
-    method = OnlineEWC(body, fit)
-    state = method.init(0)
-    for number, order in enumerate(orders):
-        state, _ = method.learn(state, Task(Arrays(x[:, order], y), TaskId(number, torch.arange(10))), number)
-    hits = [(method.predict(state, x[:, order]).logits.argmax(1) == y).float().mean() for order in orders]
+    hits = on_permuted_digits(OnlineEWC)
     assert min(hits) > 0.8  # finetune is below 0.5 on the first
 
 

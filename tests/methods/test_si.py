@@ -8,37 +8,17 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
+from penalised import N, lived, net, on_permuted_digits, slope, task
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from perdure import tree
-from perdure.contract import Fit, Refused, Scenario, Task, TaskId
-from perdure.data import Arrays
+from perdure.contract import Fit, Refused, Scenario, Task
 from perdure.methods.finetune import Finetune
 from perdure.methods.si import SI, SIState
-from perdure.rng import fold, normal, permutation
+from perdure.rng import fold
 
-N, BATCH = 40, 10
-
-
-def net() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def task(number: int, classes: tuple[int, ...] = (0, 1, 2)) -> Task:
-    x = normal(fold(1, number), N * 4).view(N, 4).float()
-    place = (x @ normal(fold(2, number), 4 * len(classes)).view(4, -1).float()).argmax(1)
-    labels = torch.tensor(classes)
-    return Task(Arrays(x, labels[place]), TaskId(number, labels))
-
-
-def lived(method: SI, tasks: list[Task]) -> list[SIState]:
-    """The state after each task."""
-    states = [method.init(5)]
-    for number, each in enumerate(tasks):
-        states.append(method.learn(states[-1], each, fold(5, number))[0])
-    return states[1:]
+BATCH = 10
 
 
 class Path(NamedTuple):
@@ -88,8 +68,8 @@ def written(method: SI, optimiser: Any, tasks: list[Task], alone: bool = True, s
                 nn.utils.clip_grad_norm_(list(leaves.values()), method.fit.clip)
             before = {name: leaf.detach().clone() for name, leaf in leaves.items()}
             made.step()
-            for (name, leaf), slope in zip(leaves.items(), g, strict=True):
-                omega[name] -= slope * (leaf.detach() - before[name])
+            for (name, leaf), pull in zip(leaves.items(), g, strict=True):
+                omega[name] -= pull * (leaf.detach() - before[name])
         params = {name: leaf.detach() for name, leaf in leaves.items()}
         share = {name: omega[name] / ((params[name] - anchor[name]) ** 2 + method.xi) for name in params}
         importance = {name: torch.relu(importance[name] + share[name]) for name in params}
@@ -204,10 +184,7 @@ def test_a_great_strength_freezes() -> None:
         model = method.init(5).model
         ones = {name: torch.ones_like(param) for name, param in model.params.items()}
         after = method.learn(SIState(model, ones), task(0), 0)[0].model.params
-        leaves = {name: param.clone().requires_grad_() for name, param in after.items()}
-        examples = task(0).examples
-        loss = F.cross_entropy(functional_call(net(), leaves, (examples.take(torch.arange(N)).x,)), examples.labels)
-        for name, grad in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+        for name, grad in slope(after, 0).items():
             torch.testing.assert_close(2 * c * (after[name] - model.params[name]), -grad, rtol=0, atol=4e-7 * c + 1e-5)
         moved[c] = max(float((after[name] - param).abs().max()) for name, param in model.params.items())
     assert moved[1e2] / moved[1e3] == pytest.approx(10, rel=0.1)
@@ -242,17 +219,9 @@ def test_its_memory_is_constant_and_two_networks() -> None:
 
 
 def test_it_remembers_what_finetune_forgets() -> None:
-    digits = load_digits()
-    x, y = torch.tensor(digits.data / 16).float(), torch.tensor(digits.target)
-    orders = [permutation(fold(3, number), 64) for number in range(3)]
-    body, fit = nn.Sequential(nn.Linear(64, 200), nn.ReLU(), nn.Linear(200, 10)), Fit(steps=500, batch=64)
-    method = SI(body, fit, c=10.0)
-    state = method.init(0)
-    for number, order in enumerate(orders):
-        state, _ = method.learn(state, Task(Arrays(x[:, order], y), TaskId(number, torch.arange(10))), number)
-    hits = [(method.predict(state, x[:, order]).logits.argmax(1) == y).float().mean() for order in orders]
+    hits = on_permuted_digits(SI, c=10.0)
     assert min(hits) > 0.65  # finetune is below 0.5 on the first
-    assert torch.stack(hits).mean() > 0.8
+    assert hits.mean() > 0.8
 
 
 @pytest.mark.parametrize(

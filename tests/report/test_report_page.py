@@ -171,8 +171,9 @@ def test_a_page_names_the_protocol_that_tuned_a_method(written):
 
 
 def test_cells_undefined_only_with_the_id_say_why(written):
-    text = Page(written(make([[0.1, 0.1], [0.9, 0.1], [0.7, 0.6]], given=[[0.1, 0.1], [0.9, nan], [0.9, 0.8]]))).text
-    assert "Hatched cells are undefined: given the id of a task that it has not learned" in text
+    given, why = [[0.1, 0.1], [0.9, nan], [0.9, 0.8]], {"R_given[1,2]": "the method does not know it"}
+    text = Page(written(make([[0.1, 0.1], [0.9, 0.1], [0.7, 0.6]], given=given, reasons=why))).text
+    assert "Hatched cells are undefined: the method does not know it" in text
 
 
 def test_what_a_user_names_is_escaped(written):

@@ -26,6 +26,10 @@ VERBS = {
 }
 
 
+class Help(Exception):
+    """Help was asked for, and here it is."""
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit status: 0, 2 for input that cannot be used, 130 when interrupted."""
     words = sys.argv[1:] if words is None else list(words)
@@ -71,7 +75,11 @@ def _obey(words: Sequence[str]) -> int:
             print(__version__)
             return 0
         case [verb, *rest] if verb in VERBS:
-            status: int = import_module(VERBS[verb]).main(rest)
+            try:
+                status: int = import_module(VERBS[verb]).main(rest)
+            except Help as help:
+                print(help, end="")
+                return 0
             return status
     near = difflib.get_close_matches(words[0], VERBS, n=1)
     hint = f"; did you mean {near[0]}?" if near else "."

@@ -13,12 +13,10 @@ from rich.console import Console
 from perdure import report
 from perdure.cli.parser import Parser
 from perdure.cli.present import leaderboard
-from perdure.contract import Refused
 from perdure.experiments import gathered
 from perdure.report.leaderboard import as_csv, as_json, leaderboards
 
 USAGE = "perdure compare RUN... [--csv | --json] [--out FILE.html] [--figure FILE]"
-PICTURES = (".svg", ".png", ".pdf")
 
 
 def main(words: list[str]) -> int:
@@ -31,15 +29,12 @@ def main(words: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", help="also write the page (HTML) here")
     parser.add_argument("--figure", metavar="FILE", help="also draw accuracy against bytes, as .svg, .png or .pdf")
     parser.add_argument("--stored", action="store_true", help="draw the bytes on disk, not those in memory")
-    given = vars(parser.parse_intermixed_args(words))
-    if "help" in given:
-        print(parser.format_help().rstrip())
-        return 0
+    given = parser.read(words)
     if not given.get("runs"):
         parser.error("name at least one run folder or sweep")
     picture = Path(given["figure"]) if "figure" in given else None
-    if picture and picture.suffix.lower() not in PICTURES:
-        raise Refused(f"--figure {picture}: the name must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
+    if picture:
+        report.check_picture(picture)
     results = gathered(map(Path, given["runs"]))
     boards = leaderboards(results)
     plain = "csv" in given or "json" in given

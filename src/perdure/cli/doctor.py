@@ -29,10 +29,7 @@ def main(words: list[str]) -> int:
     parser = Parser("doctor", usage, "Says whether everything works here, and what to do where it does not.")
     parser.add_argument("--no-speed", action="store_true", help="leave out the speed check, which takes 5 s")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    given = vars(parser.parse_args(words))
-    if "help" in given:
-        print(parser.format_help().rstrip())
-        return 0
+    given = parser.read(words)
     from perdure.experiments import doctor
 
     disk = doctor.disk()

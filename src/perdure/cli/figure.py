@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from perdure import report
 from perdure.cli.parser import Parser
 from perdure.experiments import figures
 from perdure.experiments.figures.lab import Lab
@@ -26,10 +27,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--rerun", action="store_true", help="measure again, though there are stored numbers")
     parser.add_argument("--smoke", action="store_true", help="only try whether it works: tiny runs, nothing is stored")
     parser.add_argument("--page", metavar="FILE", help="write the page about all figures, its pictures beside it")
-    given = vars(parser.parse_args(words))
-    if "help" in given:
-        print(parser.format_help().rstrip())
-        return 0
+    given = parser.read(words)
     if "page" in given:
         write_page(Path(given["page"]))
         return 0
@@ -38,7 +36,7 @@ def main(words: list[str]) -> int:
     name, smoke = given["name"], "smoke" in given
     made = figures.module(name)
     path = Path(given.get("out", f"{name}.svg"))
-    figures.check_ending(path)
+    report.check_picture(path)
     console = Console(highlight=False, soft_wrap=True)
     entry = None if smoke or "rerun" in given else figures.stored(name, given.get("base", figures.BASE))
     if entry is None:

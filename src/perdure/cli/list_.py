@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -18,10 +21,7 @@ def main(words: list[str]) -> int:
     usage = f"perdure list [{'|'.join(SECTIONS)}]"
     parser = Parser("list", usage, "Says what there is, all of it or one kind of things; perdure show NAME says more.")
     parser.add_argument("sections", nargs="*", metavar="KIND", help=", ".join(SECTIONS))
-    given = vars(parser.parse_args(words))
-    if "help" in given:
-        print(parser.format_help().rstrip())
-        return 0
+    given = parser.read(words)
     sections = given.get("sections", SECTIONS)
     for section in sections:
         if section not in SECTIONS:
@@ -49,7 +49,7 @@ def streams() -> dict[str, str]:
         "FILE.npz" if name == "arrays" else f"{name}-BASE": first_sentence(place.partition(":")[0])
         for name, place in STREAMS.items()
     }
-    return kinds | {"BASE": f"{', '.join(BASES)}, or NAME where a data root has NAME.npz"}
+    return kinds | {"BASE": f"{', '.join(BASES)}, or NAME where a data root has NAME.npz or NAME/CLASS/"}
 
 
 def experiments() -> dict[str, str]:
@@ -61,17 +61,23 @@ def experiments() -> dict[str, str]:
 
 def presets() -> dict[str, str]:
     """Every preset and what it is for."""
-    from perdure.experiments.presets import about, file_of, presets
+    from perdure.experiments import presets
 
-    return {name: about(file_of(name)).partition(". ")[0] for name in presets()}
+    return _files(presets.presets(), presets.file_of)
 
 
 def sweeps() -> dict[str, str]:
     """Every sweep and what it is for."""
-    from perdure.experiments.grid import file_of, shipped
+    from perdure.experiments import grid
+
+    return _files(grid.shipped(), grid.file_of)
+
+
+def _files(names: Iterable[str], file_of: Callable[[str], Path]) -> dict[str, str]:
+    """Configuration files, and the first sentence that each says of itself."""
     from perdure.experiments.presets import about
 
-    return {name: about(file_of(name)).partition(". ")[0] for name in shipped()}
+    return {name: about(file_of(name)).partition(". ")[0] for name in names}
 
 
 SECTIONS = {"methods": methods, "streams": streams, "experiments": experiments, "presets": presets, "sweeps": sweeps}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from perdure.cli import Help
 from perdure.contract import Refused, unknown
 from perdure.experiments.options import Option, flag
 
@@ -31,8 +33,22 @@ class Parser(argparse.ArgumentParser):
         """The options it has."""
         return [word for action in self._actions for word in action.option_strings]
 
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """What is given, by name; options may stand before, between and behind arguments.
+
+        Raises:
+            Help: it is asked for.
+            Refused: the words mean nothing here.
+        """
+        given = vars(self.parse_intermixed_args(words))
+        if "help" in given:
+            raise Help(self.format_help())
+        return given
+
     def error(self, message: str) -> NoReturn:
         """Refuses; an unknown option is answered with the nearest."""
+        if wrong := re.fullmatch(r"argument (\S+): invalid int value: (.*)", message):
+            message = f"{wrong[1]} is {wrong[2]}; it must be a whole number"
         _, _, extra = message.partition("unrecognized arguments: ")
         if extra.startswith("-"):
             raise unknown("option", extra.split()[0].partition("=")[0], self.known, f"See: {self.prog} --help")

@@ -20,10 +20,7 @@ def main(words: list[str]) -> int:
     parser = Parser("report", "perdure report DIR... [--out FILE]", "Writes one page about the runs in some folders.")
     parser.add_argument("folders", nargs="*", metavar="DIR", help="a run folder")
     parser.add_argument("--out", metavar="FILE", help="the page (default: report.html, inside DIR where there is one)")
-    given = vars(parser.parse_args(words))
-    if "help" in given:
-        print(parser.format_help().rstrip())
-        return 0
+    given = parser.read(words)
     folders = [Path(folder) for folder in given.get("folders", [])]
     if not folders:
         parser.error("name at least one run folder")

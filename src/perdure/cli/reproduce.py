@@ -39,10 +39,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="of those runs")
     parser.add_argument("--out", metavar="DIR", help="where runs keep their states (default: runs/reproduce)")
     parser.add_argument("--page", metavar="FILE", help="write the page about all stored results, and run nothing")
-    given = vars(parser.parse_args(words))
-    if "help" in given:
-        print(parser.format_help().rstrip())
-        return 0
+    given = parser.read(words)
     if "page" in given:
         Path(given["page"]).write_text(page())
         return 0

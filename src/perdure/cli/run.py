@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from perdure import report
-from perdure.cli import fail
+from perdure.cli import Help, fail
 from perdure.cli.parser import Parser, add, parsed
 from perdure.cli.present import present
 from perdure.cli.progress import Watch, shown
@@ -44,8 +44,7 @@ def main(words: list[str]) -> int:
     """Carries out the verb."""
     given = parsed(_parser(), words)
     if given.pop("help", False):
-        print(_help(given.get("stream"), given.get("method")))
-        return 0
+        raise Help(_help(given.get("stream"), given.get("method")))
     as_json = given.pop("json", False)
     work = _resumed(given) if "resume" in given else _begun(given)
     noun = "chunk" if work.experiment.scenario in ("nns", "free") else "task"
@@ -97,7 +96,7 @@ def _help(stream: str | None, method: str | None) -> str:
         for option in described(part):
             shipped = getattr(fit, option.name.removeprefix("fit.")) if part is FIT else option.default
             add(group, option._replace(default=shipped))
-    return parser.format_help().rstrip()
+    return parser.format_help()
 
 
 def _begun(given: Mapping[str, Any]) -> Work:

@@ -42,10 +42,7 @@ def main(words: list[str]) -> int:
     """Carries out the verb."""
     parser = Parser("show", "perdure show NAME", "Says everything about one method, stream, experiment or preset.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="a name that perdure list has, or FILE.py:CLASS")
-    given = vars(parser.parse_args(words))
-    if "help" in given:
-        print(parser.format_help().rstrip())
-        return 0
+    given = parser.read(words)
     if "names" not in given:
         parser.error("name what to show; perdure list says what there is")
     for name in given["names"]:

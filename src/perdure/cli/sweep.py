@@ -38,20 +38,14 @@ def main(words: list[str]) -> int:
     parser.add_argument(
         "--out", metavar="DIR", help="the sweep's folder, new or to go on with (default: runs/sweep-FILE)"
     )
-    parser.add_argument("--workers", metavar="N", help="processes, with one thread each (default: 1)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes, with one thread each (default: 1)")
     parser.add_argument("--preset-out", metavar="FILE", help="write the tuned options of each method as a preset")
     parser.add_argument("--smoke", action="store_true", help="small runs, to see in seconds that all of it works")
     parser.add_argument("--json", action="store_true", help="the outcome as JSON on the last line of stdout")
-    given = vars(parser.parse_args(words))
-    if "help" in given:
-        print(parser.format_help().rstrip())
-        return 0
+    given = parser.read(words)
     if "file" not in given:
         parser.error("name a sweep file")
     path, smoke = grid.file_of(given["file"]), given.get("smoke", False)
-    workers = given.get("workers", "1")
-    if not workers.isdigit():
-        raise Refused(f"--workers is {workers!r}; it must be a whole number")
     sweep = grid.read(path, smoke)
     if "preset_out" in given and sweep.tuning is None:
         raise Refused(f"--preset-out needs tuning, which {path} does not ask for; give it a tuning: section")
@@ -66,7 +60,7 @@ def main(words: list[str]) -> int:
     folder = Path(given.get("out", default))
     again = shlex.join(["perdure", "sweep", *words, *([] if "out" in given else ["--out", str(folder)])])
     try:
-        choices = carry_out(sweep, folder, int(workers), say)
+        choices = carry_out(sweep, folder, given.get("workers", 1), say)
     except KeyboardInterrupt:
         return fail(f"stopped. Continue with: {again}", 130)
     rows = ledger.rows(folder)

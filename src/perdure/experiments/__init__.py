@@ -1,6 +1,7 @@
 """Experiments: a stream, a method and options as plain data, published tables, and presets."""
 
-from perdure.experiments.experiment import Experiment, continue_, execute, plan, results_of, run
+from perdure.experiments.execution import continue_, execute, results_of, run
+from perdure.experiments.experiment import Experiment, plan
 from perdure.experiments.gather import gathered
 from perdure.experiments.learned import Learned, load
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from perdure.contract import Fit, Task
 from perdure.data import Arrays
-from perdure.datasets import BASES, idx, npz, roots
+from perdure.datasets import BASES, folder, idx, npz, roots
 from perdure.fold import SMALL, Setting
 from perdure.model import start
 from perdure.train import minimise
@@ -49,10 +49,11 @@ def data() -> dict[str, Any]:
     Files with a known sum are read whole and checked; nothing is downloaded.
     """
     places = roots.places()
+    others = folder.folders(places) | npz.files(places)
     return {
         "roots": [{"path": str(root), "there": root.is_dir()} for root in places],
         "bases": {name: _base(name, places) for name in BASES},
-        "others": {name: str(path) for name, path in npz.files(places).items() if name not in BASES},
+        "others": {name: str(path) for name, path in others.items() if name not in BASES},
     }
 
 
@@ -142,7 +143,7 @@ def speed(seconds: float = SECONDS) -> dict[str, float]:
 
 def works() -> str:
     """Learns and examines a tiny stream on the device that a run takes; what is wrong, or nothing."""
-    from perdure.experiments.experiment import run
+    from perdure.experiments.execution import run
 
     try:
         result = run("permuted-digits", "finetune", tasks=1, net="mlp:16", options={"fit.steps": 100})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from perdure.experiments.experiment import results_of
+from perdure.experiments.execution import results_of
 from perdure.result import Result
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.experiments.cost import estimate
-from perdure.experiments.experiment import Experiment, command, execute, prepare
+from perdure.experiments.execution import execute, prepare
+from perdure.experiments.experiment import Experiment, command
 from perdure.experiments.provenance import commit, today
 from perdure.experiments.tables import TABLES, Claim, Table, table
 from perdure.fold import Moment

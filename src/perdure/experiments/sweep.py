@@ -31,7 +31,8 @@ from perdure.contract import Method, Refused
 from perdure.datasets import Base, keeping
 from perdure.experiments import ledger
 from perdure.experiments.cost import DOUBT, GUESS, LONG, estimate, said, spoken, steps
-from perdure.experiments.experiment import Experiment, execute, prepare
+from perdure.experiments.execution import execute, prepare
+from perdure.experiments.experiment import Experiment
 from perdure.experiments.grid import Run, Sweep
 from perdure.fold import Setting
 from perdure.result import read_record, read_result

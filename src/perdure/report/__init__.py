@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perdure.contract import Refused
+
 if TYPE_CHECKING:
     from perdure.report.leaderboard import Leaderboard
     from perdure.result import Result
@@ -17,6 +19,12 @@ def write(results: Sequence[Result], path: Path) -> Path:
     from perdure.report import page  # brings matplotlib and jinja2, which the table does without
 
     return page.write(results, path)
+
+
+def check_picture(path: Path) -> None:
+    """Refuses a file that no picture can be written to, by the ending of its name."""
+    if path.suffix.lower() not in (".svg", ".png", ".pdf"):
+        raise Refused(f"no picture can be written to {path}; its name must end in .svg, .png or .pdf")
 
 
 def draw(boards: Sequence[Leaderboard], path: Path, stored: bool = False) -> Path:

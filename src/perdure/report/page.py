@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import matplotlib
-import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
@@ -160,11 +159,8 @@ def _section(row: Row, place: int) -> dict[str, Any]:
 
 
 def _undefined(result: Result) -> list[str]:
-    """Why cells of R are hatched, each reason once."""
-    found = dict.fromkeys(why for cell, why in result.reasons.items() if cell.startswith("R["))
-    if result.R_given is not None and (np.isnan(result.R_given) & ~np.isnan(result.R)).any():
-        found["given the id of a task that it has not learned, the method has no answer"] = None
-    return list(found)
+    """Why cells of R are hatched, or of R with the id given, each reason once."""
+    return list(dict.fromkeys(why for cell, why in result.reasons.items() if cell.startswith("R")))
 
 
 def _run(row: Row, result: Result) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def _label(result: Result, groups: Iterable[list[Result]]) -> str:
 
 def _figures(result: Result, results: Sequence[Result]) -> dict[str, tuple[float, str]]:
     """Every figure of one run, with the reason why where it is undefined."""
-    given = "this scenario has no ids" if result.R_given is None else "not every exam could be taken"
+    given = "this scenario has no ids" if result.R_given is None else ""
     speed, live = result.learning_speed, result.state_bytes_by_task
     later = float(np.mean(speed[1:])) if len(speed) > 1 else nan
     growth = (live[-1] - live[0]) / (len(live) - 1) if len(live) > 1 else nan

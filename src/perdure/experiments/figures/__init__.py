@@ -18,18 +18,19 @@ import matplotlib
 import torch
 
 import perdure
-from perdure.contract import Refused, unknown
+from perdure.contract import unknown
 from perdure.experiments.figures.lab import Finding, Lab, Numbers
 from perdure.experiments.provenance import commit, today
+from perdure.report import check_picture
 from perdure.report.figures import STYLE
 from perdure.store import read_json, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES = {name: f"perdure.experiments.figures.{name}" for name in ("plane", "strength", "capacity", "drift", "order")}
+NAMES = ("plane", "strength", "capacity", "drift", "order", "pruning")
+FIGURES = {name: f"perdure.experiments.figures.{name}" for name in NAMES}
 STORED = Path(str(resources.files("perdure.experiments"))) / "results" / "figures"
-ENDINGS = (".svg", ".png", ".pdf")
 BASE = Lab.base
 
 
@@ -104,22 +105,14 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         Refused: the ending is unknown, or the file cannot be written.
     """
-    check_ending(path)
-    file, kind = io.BytesIO(), path.suffix[1:]
+    check_picture(path)
+    file, kind = io.BytesIO(), path.suffix[1:].lower()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "perdure"}):
         figure.savefig(file, format=kind, dpi=200, metadata={} if kind == "png" else {_DATE[kind]: None})
     write(path, file.getvalue())
 
 
 _DATE = {"svg": "Date", "pdf": "CreationDate"}
-
-
-def check_ending(path: Path) -> None:
-    """Refuses a file that no picture can be written to."""
-    if path.suffix not in ENDINGS:
-        raise Refused(
-            f"a figure is written as {', '.join(ENDINGS)}, not {path.suffix or path.name!r}; name such a file"
-        )
 
 
 def findings(name: str, numbers: Numbers) -> list[Finding]:

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perdure.experiments.experiment import Experiment, execute
+from perdure.experiments.execution import execute
+from perdure.experiments.experiment import Experiment
 from perdure.fold import Moment
 from perdure.result import Result
 

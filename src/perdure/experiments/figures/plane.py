@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from perdure.contract import Method, Task
 from perdure.evaluate import examine
-from perdure.experiments.experiment import prepare
+from perdure.experiments.execution import prepare
 from perdure.experiments.figures.lab import FIT, WIDTH, Finding, Lab, Numbers, headed, note, plain
 from perdure.fold import Moment
 from perdure.model import Model, forward
