@@ -8,12 +8,14 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from perdure.contract import unknown
-from perdure.datasets import cifar100, digits, idx, npz, roots
+from perdure.datasets import cifar100, digits, folder, idx, npz, roots
 from perdure.datasets.base import Base, Scaling
 
 __all__ = ["BASES", "Base", "Scaling", "find", "keeping", "load"]
 
-BASES: dict[str, Callable[[str, Sequence[Path]], Base]] = {
+Reader = Callable[[str, Sequence[Path]], Base]
+
+BASES: dict[str, Reader] = {
     "digits": digits.read,
     "mnist": idx.read,
     "fashion-mnist": idx.read,
@@ -35,25 +37,33 @@ def keeping(kept: dict[object, Base]) -> Iterator[None]:
 
 
 def find(name: str, data_root: str | Path | None = None) -> Callable[[], Base]:
-    """What reads a data set, found by name without reading it: one of `BASES`, or any NAME.npz under the data roots.
+    """What reads a data set, found by name without reading it: one of `BASES`, or else NAME.npz or NAME/ under a root.
 
     Raises:
         Refused: nothing has this name; says which is the nearest.
     """
     places = roots.places(data_root)
-    others = {} if name in BASES else npz.files(places)
-    if name not in BASES and name not in others:
-        raise unknown("base", name, [*BASES, *others])
-    return lambda: _read(name, places)
+    reader = _reader(name, places)
+
+    def read() -> Base:
+        kept = _kept.get()
+        if kept is None:
+            return reader(name, places)
+        if (known := (name, *places)) not in kept:
+            kept[known] = reader(name, places)
+        return kept[known]
+
+    return read
 
 
-def _read(name: str, places: Sequence[Path]) -> Base:
-    kept = _kept.get()
-    if kept is None:
-        return BASES.get(name, npz.read)(name, places)
-    if (known := (name, *places)) not in kept:
-        kept[known] = BASES.get(name, npz.read)(name, places)
-    return kept[known]
+def _reader(name: str, places: Sequence[Path]) -> Reader:
+    if name in BASES:
+        return BASES[name]
+    if name in (files := npz.files(places)):
+        return npz.read
+    if folder.home(name, places):
+        return folder.read
+    raise unknown("base", name, dict.fromkeys([*BASES, *files, *folder.folders(places)]))
 
 
 def load(name: str, data_root: str | Path | None = None) -> Base:

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from perdure.contract import Refused, Scale
-from perdure.data import BLOCK, Arrays
+from perdure.data import BLOCK, Arrays, Mapped
 from perdure.rng import fold, permutation
 
 Scaling = Literal["unit", "standard", "none"]
+SAMPLE = 1024  # examples on which the standard scale of a data set on disk is found
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A data set in memory, as stored.
+    """A data set as stored, in memory or on disk.
 
     Args:
         name: as in `permuted-NAME`.
@@ -27,8 +28,8 @@ class Base:
     """
 
     name: str
-    train: Arrays
-    exam: Arrays
+    train: Arrays | Mapped
+    exam: Arrays | Mapped
     classes: int
 
     @property
@@ -37,8 +38,17 @@ class Base:
         return tuple(self.train.x.shape[1:])
 
     def scaled(self, how: Scaling) -> Base:
-        """The same data set under a scale, found on its training part."""
-        scale = scale_of(self.train.x, how)
+        """The same data set under a scale, found on its training part.
+
+        Of one on disk, unit is what its reader says, and standard is found on `SAMPLE` examples drawn by a fixed key.
+        """
+        train = self.train
+        if isinstance(train, Arrays):
+            scale = scale_of(train.x, how)
+        elif how == "unit":
+            scale = train.scale
+        else:
+            scale = scale_of(train.raw(permutation(0, len(train))[: SAMPLE if how == "standard" else 1]), how)
         return replace(self, train=replace(self.train, scale=scale), exam=replace(self.exam, scale=scale))
 
 

@@ -1,4 +1,7 @@
-"""Networks by name: "mlp:400-400" is an MLP with two hidden layers, "conv:16-32" two blocks of convolution."""
+"""Networks by name: "mlp:400-400" is an MLP with two hidden layers, "conv:16-32" two blocks of convolution.
+
+Beside them are "bn-mlp:400-400" (batch norm and SiLU), "resnet18:20" and "resnet50:64" (channels of the first stage).
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,23 @@ from torch import nn
 from perdure.contract import Fit, Refused
 from perdure.model import with_outputs
 from perdure.nets.conv import conv
-from perdure.nets.mlp import mlp
+from perdure.nets.mlp import bn_mlp, mlp
+from perdure.nets.resnet import resnet18, resnet50
 
-NETS: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], nn.Module]] = {"mlp": mlp, "conv": conv}
+NETS: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], nn.Module]] = {
+    "mlp": mlp,
+    "bn-mlp": bn_mlp,
+    "conv": conv,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+}
 
 
 def build(spec: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
     """A network for inputs of a shape (without the batch), ending in a linear head.
 
     Args:
-        spec: a kind and its sizes: "mlp:400-400", "conv:16-32"; "mlp:" (or "linear") has no hidden layer.
+        spec: one of `NETS` and its sizes: "mlp:400-400", "conv:16-32"; "mlp:" (or "linear") has no hidden layer.
         shape: of one input.
         outputs: rows of the head; 0 for a head that grows.
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from perdure.contract import Refused
-
-
-class ChannelsFirst(nn.Module):
-    """Images (B, H, W) or (B, H, W, channels) to (B, channels, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(1) if x.ndim == 3 else x.movedim(-1, 1)
+from perdure.nets.images import images
 
 
 def conv(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Sequential:
@@ -28,18 +22,15 @@ def conv(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Sequential:
     """
     if not widths:
         raise Refused("a conv net needs at least one block; write conv:16 or conv:16-32")
-    if len(shape) not in (2, 3):
-        raise Refused(f"a conv net needs images of 2 or 3 dimensions, and these inputs have shape {shape}; use mlp:")
-    last = len(shape) == 2 or (shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4))
-    channels, height, width = (shape[2] if len(shape) == 3 else 1, *shape[:2]) if last else shape
+    before, channels, height, width = images("conv", shape)
     small = 2 ** len(widths)
     if min(height, width) < small:
         raise Refused(
             f"images of {height}x{width} cannot be halved {len(widths)} times; give at most "
             f"{min(height, width).bit_length() - 1} blocks"
         )
-    layers: list[nn.Module] = [ChannelsFirst()] if last else []
-    for before, after in pairwise((channels, *widths)):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    features = (channels, *widths)[-1] * (height // small) * (width // small)
+    layers = list(before)
+    for narrow, wide in pairwise((channels, *widths)):
+        layers += [nn.Conv2d(narrow, wide, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    features = widths[-1] * (height // small) * (width // small)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 1))

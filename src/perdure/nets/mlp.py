@@ -1,4 +1,4 @@
-"""A multi-layer perceptron: flatten, linear layers with ReLU between them."""
+"""Multi-layer perceptrons: flatten, linear layers with ReLU between them, or with batch norm and SiLU (swish)."""
 
 from __future__ import annotations
 
@@ -13,4 +13,12 @@ def mlp(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in pairwise((prod(shape), *widths)):
         layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear((prod(shape), *widths)[-1], 1))
+
+
+def bn_mlp(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Sequential:
+    """The same with batch norm, which has the bias, and SiLU after each hidden layer (the net of HopSupSup)."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in pairwise((prod(shape), *widths)):
+        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear((prod(shape), *widths)[-1], 1))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from perdure.contract import Refused, Scenario
-from perdure.data import Arrays, View
+from perdure.contract import Examples, Refused, Scenario
+from perdure.data import View
 from perdure.datasets.base import Base, Scaling
 from perdure.rng import fold, permutation
 from perdure.streams.stream import CHUNK, Lesson, Stream, assemble, at_least_one
@@ -57,7 +57,7 @@ def split(
         raise Refused(f"the {base.classes} labels of {base.name} cannot be split over {tasks} tasks; use fewer tasks")
     order, base = _order(class_order, base.classes, fold(seed, "split")), base.scaled(scale)
 
-    def of(part: Arrays, classes: Tensor) -> View:
+    def of(part: Examples, classes: Tensor) -> View:
         return View(part, torch.isin(part.labels, classes).nonzero()[:, 0])
 
     dealt = [classes.sort().values for classes in order.tensor_split(tasks)]
