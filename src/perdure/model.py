@@ -8,6 +8,8 @@ that start at zero.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -26,6 +28,14 @@ class Model(NamedTuple):
     stats: dict[str, Tensor]  # buffers by name: BatchNorm's running mean and variance
     labels: Tensor  # (n,) int64: the label of each row of the head
     moments: dict[str, dict[str, Tensor]]  # the optimiser's, by slot and parameter; empty unless kept
+
+
+class Part(NamedTuple):
+    """What belongs to one task alone, beside what all tasks share."""
+
+    id: TaskId
+    head: dict[str, Tensor]  # by parameter name
+    stats: dict[str, Tensor]
 
 
 def head_of(net: nn.Module, fit: Fit) -> str:
@@ -115,8 +125,9 @@ def with_outputs(net: nn.Module, fit: Fit, rows: int) -> nn.Module:
         return net
     import warnings
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # the same rows each time
         warnings.simplefilter("ignore", UserWarning)  # a head of no rows has nothing to initialise
+        torch.default_generator.manual_seed(0)
         new = nn.Linear(old.in_features, rows, old.bias is not None, old.weight.device, old.weight.dtype)
     if not name:
         return new
@@ -148,6 +159,23 @@ def forward(net: nn.Module, model: Model, x: Tensor) -> Tensor:
         logits = functional_call(evaluation(net), {**model.params, **model.stats}, (x,))
     assert isinstance(logits, Tensor)
     return logits
+
+
+@contextmanager
+def calls(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[tuple[Tensor, Tensor]]]]:
+    """Collects the inputs and outputs of every call of the layers inside the block; outputs take part in gradients."""
+    called: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        called.setdefault(layer, []).append((inputs[0], output.requires_grad_()))
+        return output.clone()  # an in-place activation must not overwrite what was noted
+
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def answer(net: nn.Module, model: Model, x: Tensor, id: TaskId | None = None) -> Answer:

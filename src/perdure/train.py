@@ -160,6 +160,7 @@ class Descent:
         key: order of the batches and the module's own noise.
         classes: (n,) labels that compete; all of the head when not given. Targets and logits count among these.
         hold: (P,) bool in the layout of `flat`: entries that keep their bits, beside those that `fit.freeze` names.
+        moved: (P,) what a step moves in place of the parameters, for whoever makes these of it: the scores of a mask.
 
     Attributes:
         flat: (P,) all parameters; `layout` says where each lies.
@@ -173,10 +174,12 @@ class Descent:
         key: int,
         classes: Tensor | None = None,
         hold: Tensor | None = None,
+        moved: Tensor | None = None,
     ) -> None:
         self.fit, self.key, self.labels, self.kept = fit, key, model.labels, model.moments
         self.layout = Layout(model.params)
         self.flat = self.layout.flat(model.params)
+        self.moved = self.flat if moved is None else moved
         self.device = self.flat.device
         self.net = copy.deepcopy(net).to(self.device).train()
         still = frozen(net, fit)
@@ -187,7 +190,7 @@ class Descent:
             self.rows = None
         self._grads = torch.zeros_like(self.flat)
         self._views: dict[int, tuple[Tensor, list[Tensor]]] = {}  # the last few buffers of gradients, and their parts
-        self._optimiser = Optimiser(fit, self.leaves)
+        self._optimiser = Optimiser(fit, list(self.layout.views(self.moved).values()))
         self._hold(hold, still)
         self._losses: list[Tensor] = []
         self._calls = self._steps = self._total = 0
@@ -214,7 +217,7 @@ class Descent:
         if held.any():  # as integers, since x * 1 + 0 would lose the sign of a zero
             whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self.flat.element_size()]
             self._free = torch.where(held, 0, -1).to(whole)
-            self._held = self.flat.view(whole) & ~self._free
+            self._held = self.moved.view(whole) & ~self._free
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (B, n) of the competing labels, in training mode; the module's own noise repeats with the key."""
@@ -302,7 +305,7 @@ class Descent:
         return grads
 
     def step(self, grads: Tensor) -> None:
-        """Clips, follows the schedule and moves the parameters along (P,) gradients; held entries keep their bits."""
+        """Clips, follows the schedule and moves along (P,) gradients what is to be moved; held entries keep their bits."""
         if self._free is not None:
             grads.view(self._free.dtype).bitwise_and_(self._free)
         if self.fit.clip is not None:
@@ -310,7 +313,7 @@ class Descent:
             grads.mul_((self.fit.clip / (norm + 1e-6)).clamp_(max=1.0))
         self._move(self._parts(grads))
         if self._free is not None:
-            self.flat.view(self._free.dtype).bitwise_and_(self._free).bitwise_or_(self._held)
+            self.moved.view(self._free.dtype).bitwise_and_(self._free).bitwise_or_(self._held)
 
     def follow(self, loss: Tensor, pull: Callable[[list[Tensor]], None] | None = None) -> None:
         """A step along the gradient of a loss, for a method that does not look at it: nothing is copied.
@@ -381,7 +384,7 @@ class Descent:
         Raises:
             Diverged: a parameter is no longer finite.
         """
-        if not bool(torch.isfinite(self.flat).all()):
+        if not bool(torch.isfinite(self.moved).all()):
             raise Diverged(
                 f"the weights are no longer finite after {self._steps} steps: training diverged. "
                 f"Lower fit.lr (now {self.fit.lr:g}), set fit.clip, or lower the method's strength"

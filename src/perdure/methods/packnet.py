@@ -33,20 +33,12 @@ import torch
 from torch import Tensor
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, head_of, own_head, parts_of, start
+from perdure.model import Model, Part, head_of, own_head, parts_of, start
 from perdure.ops.infer import Bound, respond
 from perdure.rng import fold
 from perdure.train import frozen, length, minimise
 
 Params = dict[str, Tensor]
-
-
-class Part(NamedTuple):
-    """What belongs to one task alone."""
-
-    id: TaskId
-    head: Params
-    stats: dict[str, Tensor]
 
 
 class Packed(NamedTuple):

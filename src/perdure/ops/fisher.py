@@ -22,7 +22,6 @@ descent", 2019, arXiv 1905.12558.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Literal, get_args
 
@@ -32,7 +31,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from perdure.contract import Examples, Refused
-from perdure.model import Model, evaluation, forward, rows_of
+from perdure.model import Model, calls, evaluation, forward, rows_of
 from perdure.rng import fold, permutation, uniform
 
 Kind = Literal["auto", "exact", "sampled", "empirical"]
@@ -124,15 +123,15 @@ def factors(net: nn.Module, model: Model, x: Tensor) -> bool:
     if sorted(name for names in layers.values() for name in names) != sorted(model.params):
         return False
     params = {name: param.detach().requires_grad_() for name, param in model.params.items()}
-    with _calls(layers) as calls, torch.enable_grad():
+    with calls(layers) as called, torch.enable_grad():
         logits = functional_call(evaluation(net), {**params, **model.stats}, (x,))
         wanted = logits[0] @ torch.arange(1, logits.shape[1] + 1).to(logits)
-    if any(len(call) > 1 or call[0][0].shape[:-1] != x.shape[:1] for call in calls.values()):
+    if any(len(call) > 1 or call[0][0].shape[:-1] != x.shape[:1] for call in called.values()):
         return False
-    outputs = [output for [(_, output)] in calls.values()]
+    outputs = [output for [(_, output)] in called.values()]
     found = torch.autograd.grad(wanted, [*outputs, *params.values()], allow_unused=True, materialize_grads=True)
     outer = {name: torch.zeros_like(param) for name, param in model.params.items()}
-    for (layer, [(a, _)]), delta in zip(calls.items(), found, strict=False):
+    for (layer, [(a, _)]), delta in zip(called.items(), found, strict=False):
         outer |= zip(layers[layer], (torch.outer(delta[0], a[0].detach()), delta[0]), strict=False)
     grads = zip(found[len(outputs) :], outer.values(), strict=True)
     return all(torch.allclose(whole, own, rtol=1e-3, atol=1e-5 * float(whole.abs().max())) for whole, own in grads)
@@ -152,36 +151,19 @@ def _linear(net: nn.Module) -> dict[nn.Module, list[str]]:
     }
 
 
-@contextmanager
-def _calls(layers: dict[nn.Module, list[str]]) -> Iterator[dict[nn.Module, list[tuple[Tensor, Tensor]]]]:
-    """Collects the inputs and outputs of every call of the layers inside the block; outputs take part in gradients."""
-    calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        calls.setdefault(layer, []).append((inputs[0], output.requires_grad_()))
-        return output.clone()  # an in-place activation must not overwrite what was noted
-
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _add_outer(
     total: dict[str, Tensor], net: nn.Module, model: Model, x: Tensor, rows: Tensor, cotangents: Cotangents
 ) -> None:
     """Adds the sum over examples of sum_k (J^T s_k)^2, layer by layer as (delta^2)^T a^2."""
     layers = _linear(net)
-    with _calls(layers) as calls, torch.enable_grad():
+    with calls(layers) as called, torch.enable_grad():
         logits = functional_call(evaluation(net), {**model.params, **model.stats}, (x,)).index_select(1, rows)
-    outputs = [output for [(_, output)] in calls.values()]
+    outputs = [output for [(_, output)] in called.values()]
     squares = [torch.zeros_like(output) for output in outputs]
     for s in cotangents(logits.detach()):
         deltas = torch.autograd.grad(logits, outputs, s, retain_graph=True, allow_unused=True, materialize_grads=True)
         torch._foreach_addcmul_(squares, deltas, deltas)
-    for (layer, [(a, _)]), square in zip(calls.items(), squares, strict=True):
+    for (layer, [(a, _)]), square in zip(called.items(), squares, strict=True):
         weight, *bias = layers[layer]
         total[weight].addmm_(square.T, a.detach().square())
         for name in bias:

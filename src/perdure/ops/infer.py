@@ -10,7 +10,7 @@ Reference: M. Wortsman et al., "Supermasks in superposition", 2020, arXiv 2006.1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,28 @@ class Bound(NamedTuple):
     """A model for every task, by its index; `start` answers before the first."""
 
     start: Model
-    tasks: dict[int, Model]
+    tasks: Mapping[int, Model]
+
+
+class Made(Mapping[int, Model]):
+    """Models by the index of their task, each made when it is asked for: many tasks cost no memory.
+
+    Args:
+        indices: of the tasks learned, in the order of learning.
+        make: the model of the task at a place in that order.
+    """
+
+    def __init__(self, indices: Sequence[int], make: Callable[[int], Model]) -> None:
+        self.places, self.make = {index: place for place, index in enumerate(indices)}, make
+
+    def __getitem__(self, index: int) -> Model:
+        return self.make(self.places[index])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -39,14 +60,28 @@ def lowest_entropy(answers: Mapping[int, Answer]) -> Answer:
     Its columns are the sorted union of the labels: those of the chosen task hold its logits, the others -inf. A label
     that several tasks share is one column. The first task wins a tie.
     """
-    indices, given = torch.tensor(list(answers)), list(answers.values())
-    labels = torch.cat([own.labels for own in given]).unique()
+    indices, given = list(answers), list(answers.values())
     chosen = torch.stack([entropy(own.logits) for own in given]).argmin(0)  # (B,)
-    logits = given[0].logits.new_full((len(chosen), len(labels)), -torch.inf)
-    for place, own in enumerate(given):
-        rows = (chosen == place).nonzero()
-        logits[rows, torch.searchsorted(labels, own.labels)] = own.logits[rows[:, 0]]
-    return Answer(logits, labels, indices.to(chosen.device)[chosen])
+    labels = torch.cat([own.labels for own in given]).unique()
+    tasks = torch.tensor(indices).to(chosen.device)[chosen]
+    return routed(tasks, labels, lambda task, rows: answers[task]._replace(logits=answers[task].logits[rows]))
+
+
+def routed(tasks: Tensor, labels: Tensor, own: Callable[[int, Tensor], Answer]) -> Answer:
+    """One answer in which each input is answered by its task.
+
+    Args:
+        tasks: (B,) the index of each input's task.
+        labels: (n,) sorted, of all tasks: the columns. Those that are not the chosen task's hold -inf.
+        own: the answer of a task to some rows of the batch.
+    """
+    logits = torch.full((len(tasks), len(labels)), -torch.inf, device=tasks.device)
+    for task in tasks.unique().tolist():
+        rows = (tasks == task).nonzero()  # (b, 1)
+        part = own(task, rows[:, 0])
+        logits = logits.to(part.logits)
+        logits[rows, torch.searchsorted(labels, part.labels)] = part.logits
+    return Answer(logits, labels, tasks)
 
 
 def respond(net: nn.Module, bound: Bound, x: Tensor, id: TaskId | None) -> Answer:
