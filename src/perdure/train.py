@@ -305,7 +305,7 @@ class Descent:
         return grads
 
     def step(self, grads: Tensor) -> None:
-        """Clips, follows the schedule and moves along (P,) gradients what is to be moved; held entries keep their bits."""
+        """Clips, follows the schedule and moves along (P,) gradients; what is held keeps its bits."""
         if self._free is not None:
             grads.view(self._free.dtype).bitwise_and_(self._free)
         if self.fit.clip is not None:
