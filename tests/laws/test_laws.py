@@ -19,12 +19,13 @@ from perdure.methods.packnet import PackNet
 from perdure.testing import LAWS, Case, LawBroken, cases, check, check_method
 
 NET = nn.Linear(8, 2)  # the laws bring their own
+OPTIONS = {"supsup": {"outputs": 10}}  # of the 100 of its default a network of 16 units would be nearly all head
 
 
 @lru_cache
 def _method(name: str) -> Method:
     module, _, kind = METHODS[name].partition(":")
-    made: Method = getattr(importlib.import_module(module), kind)(NET)
+    made: Method = getattr(importlib.import_module(module), kind)(NET, **OPTIONS.get(name, {}))
     return made
 
 

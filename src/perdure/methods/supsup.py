@@ -25,15 +25,17 @@ moments too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf
+from math import inf, log, log1p
 from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Batch, Examples, Fit, Method, Refused, Task, TaskId, Trace
 from perdure.model import Model, answer, classes_of, head_of, parts_of, start, with_outputs
 from perdure.ops.codec import decode, encode
 from perdure.ops.infer import Bound, Made, entropy, respond, routed
@@ -49,17 +51,38 @@ from perdure.ops.masks import (
     start_scores,
     uniform_budgets,
 )
-from perdure.ops.superpose import SEARCHES, Stack, bind, counted, surplus
+from perdure.ops.superpose import SEARCHES, Objective, Stack, bind, counted, gradients, surplus
 from perdure.rng import fold
-from perdure.train import Descent, Layout
+from perdure.train import Descent, Layout, length
 
 Params = dict[str, Tensor]
 Part = TypeVar("Part")
+PACE = 0.05  # of the running mean of losses
+LEAST = 5  # masks that are compared in NNs, random ones among them
 Kind = Literal["threshold", "largest"]
 Budget = Literal["uniform", "erdos-renyi"]
 Search = Literal["one-shot", "binary", "sweep"]
 Told = Literal["entropy", "surplus"]
 Transfer = Literal["none", "scores", "masks"]
+
+
+class Grown(NamedTuple):
+    """A mask that may learn on: what its code does not say."""
+
+    scores: Params
+    moments: dict[str, Params]  # of its optimiser, by slot
+    usual: float  # its loss, a running mean
+    steps: int
+
+
+class Flow(NamedTuple):
+    """Where a flow without ids stands."""
+
+    batches: int  # how many came so far
+    current: int  # the place of the mask that learns; -1 for none
+    labels: Tensor  # (l,) int64, in the order of the rows
+    masks: tuple[Grown, ...]
+    log: Tensor  # (m, 2) int64: at which batch a mask took over, and which
 
 
 class Supermasks(NamedTuple):
@@ -71,6 +94,7 @@ class Supermasks(NamedTuple):
     heads: tuple[Params, ...]
     stats: tuple[Params, ...]
     mean: Params  # of the scores of all tasks; empty unless they are transferred
+    flow: Flow | None = None  # in NNs only
 
 
 class Masked(NamedTuple):
@@ -96,7 +120,10 @@ class SupSup(Method):
         told: what it is told by: the entropy of all outputs, or the outputs that no label uses.
         pool: inputs in a row that are known to share their task and are judged together.
         transfer: where scores start: random, or the mean of earlier tasks' scores or masks.
-        most: masks there may be; no limit when not given.
+        most: masks there may be; no limit when not given. In NNs examples that ask for one more are then left out.
+        eps: by how much the best mask must stand out to be taken for a batch's own (NNs).
+        every: batches between two such questions, and those that the youngest mask learns before it is judged (NNs).
+        jump: nats by which a loss exceeds what is usual for the mask when the question is put at once (NNs).
     """
 
     fit: Fit = Fit(optimizer="rmsprop", lr=1e-4)
@@ -110,10 +137,12 @@ class SupSup(Method):
     pool: int = 1
     transfer: Transfer = "none"
     most: int | None = None
+    eps: float = 0.125
+    every: int = 100
+    jump: float = 1.0
 
-    scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})
     memory: ClassVar = "task"
-    states: ClassVar = (Supermasks, TaskId)
+    states: ClassVar = (Supermasks, TaskId, Flow, Grown)
     isolates: ClassVar = True
 
     def __post_init__(self) -> None:
@@ -121,9 +150,12 @@ class SupSup(Method):
         for name, kind in kinds.items():
             if getattr(self, name) not in get_args(kind):
                 raise Refused(f"method.{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(kind))}")
-        for name in ("outputs", "refresh", "pool", "most"):
+        for name in ("outputs", "refresh", "pool", "most", "every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise Refused(f"method.{name} is {value}; it must be at least 1")
+        for name in ("eps", "jump"):
+            if not 0 < (value := getattr(self, name)) < inf:
+                raise Refused(f"method.{name} is {value}; it must be positive")
         if not 0 < self.density < (1 if self.budget == "uniform" else inf):
             raise Refused(f"method.density is {self.density}; a share lies between 0 and 1, and e is positive")
 
@@ -137,29 +169,39 @@ class SupSup(Method):
         return Supermasks(fold(key, "constants"), (), (), (), (), {})
 
     def learn(self, state: Supermasks, task: Task, key: int) -> tuple[Supermasks, Trace]:
-        index, classes = len(state.ids) if task.id is None else task.id.index, in_order(task)
-        state = without(state, index)
-        self._check(state, classes)
-        weights = constants(self.wide, state.seed)
-        layout, scores = Layout(weights), self._first_scores(state, weights, fold(key, "scores"))
-        spare = -1 - torch.arange(self.outputs - len(classes))  # outputs that no label uses
-        model = Model(weights, start(self.wide, self.fit, 0).stats, torch.cat([classes, spare]), {})
-
-        moved = layout.flat({name: scores.get(name, torch.ones_like(w)) for name, w in weights.items()})
-        descent = Descent(self.wide, model, replace(self.fit, moments="fresh"), key, moved=moved)
-        through = Through(descent, layout.flat(weights), scores, self._rule(weights))
+        if task.id is None:
+            return Allocation(self, state, task, key).learn()
+        state, labels = without(state, task.id.index), in_order(task)
+        self.check(state, labels)
+        scores = self._first_scores(state, fold(key, "scores"))
+        model = Model(scores, start(self.wide, self.fit, 0).stats, labels, {})
+        descent, through = self.begin(state, model, replace(self.fit, moments="fresh"), key)
         masks = learn_masks(through, descent, task.examples)
+        state = state._replace(mean=self._mean(state, through.scores))
+        return self.add(state, TaskId(task.id.index, labels), masks, descent.model.stats), descent.trace
 
+    def begin(self, state: Supermasks, model: Model, fit: Fit, key: int) -> tuple[Descent, Through]:
+        """What learns a mask: `model` holds its scores, their moments, and the labels of the first outputs."""
+        weights = constants(self.wide, state.seed)
+        layout = Layout(weights)
+        moved = layout.flat({name: model.params.get(name, torch.ones_like(w)) for name, w in weights.items()})
+        ones = {name: torch.zeros_like(w) for name, w in weights.items() if name not in model.params}
+        moments = {slot: kept if "" in kept else {**ones, **kept} for slot, kept in model.moments.items()}
+        spare = -1 - torch.arange(self.outputs - len(model.labels))  # outputs that no label uses
+        whole = Model(weights, model.stats, torch.cat([model.labels, spare]), moments)
+        descent = Descent(self.wide, whole, fit, key, moved=moved)
+        return descent, Through(descent, layout.flat(weights), model.params, self.make_rule())
+
+    def add(self, state: Supermasks, id: TaskId, masks: Params, stats: Params) -> Supermasks:
+        """The state with a mask more, coded."""
         codes = {name: encode(mask) for name, mask in masks.items()}
         head = {name: codes.pop(name) for name in parts_of(head_of(self.wide, self.fit)) if name in codes}
-        return Supermasks(
-            state.seed,
-            (*state.ids, TaskId(index, classes)),
-            (*state.masks, codes),
-            (*state.heads, head),
-            (*state.stats, descent.model.stats),
-            self._mean(state, through.scores),
-        ), descent.trace
+        return state._replace(
+            ids=(*state.ids, id),
+            masks=(*state.masks, codes),
+            heads=(*state.heads, head),
+            stats=(*state.stats, stats),
+        )
 
     def ready(self, state: Supermasks) -> Masked:
         weights, k = constants(self.wide, state.seed), len(state.ids)
@@ -184,13 +226,12 @@ class SupSup(Method):
     def predict(self, ready: Masked, x: Tensor, id: TaskId | None = None) -> Answer:
         if id is not None or not ready.ids:
             return respond(self.wide, ready.bound, x, id)
-        told = entropy if self.told == "entropy" else surplus(max(len(id.classes) for id in ready.ids))
-        places = SEARCHES[self.infer](self.wide, ready.stack, x, told, self.pool)
+        places = SEARCHES[self.infer](self.wide, ready.stack, x, self.objective(ready.ids), self.pool)
         tasks = torch.tensor([id.index for id in ready.ids], device=x.device)[places]
         labels = torch.cat([id.classes for id in ready.ids]).unique()
         return routed(tasks, labels, lambda task, rows: answer(self.wide, ready.bound.tasks[task], x[rows]))
 
-    def _check(self, state: Supermasks, classes: Tensor) -> None:
+    def check(self, state: Supermasks, classes: Tensor) -> None:
         if len(classes) > self.outputs:
             raise Refused(
                 f"a task has {len(classes)} labels, and the network {self.outputs} outputs; raise method.outputs"
@@ -198,22 +239,28 @@ class SupSup(Method):
         if self.most is not None and len(state.ids) >= self.most:
             raise Refused(f"all {self.most} masks are in use; raise method.most, or leave it out for no limit")
 
-    def _rule(self, weights: Params) -> Rule:
+    def objective(self, ids: Sequence[TaskId]) -> Objective:
+        """What is low where a network is sure, once the tasks of these ids are learned."""
+        return entropy if self.told == "entropy" else surplus(max(len(id.classes) for id in ids))
+
+    def make_rule(self) -> Rule:
+        """How scores become masks."""
         if self.rule == "threshold":
             return Threshold()
+        weights = dict(self.wide.named_parameters())
         shapes = {name: weights[name].shape for name in maskable(self.wide)}
         budgets = uniform_budgets if self.budget == "uniform" else erdos_renyi_budgets
         return Largest(budgets(shapes, self.density), self.refresh)
 
-    def _first_scores(self, state: Supermasks, weights: Params, key: int) -> Params:
-        """Where scores start: drawn, or what is transferred."""
-        drawn, k = start_scores(self.wide, key), len(state.ids)
-        if self.transfer == "scores" and k:
+    def _first_scores(self, state: Supermasks, key: int) -> Params:
+        """Where scores start: drawn, or what is transferred; the mean of masks on the scale of what is drawn."""
+        if self.transfer == "scores" and state.mean:
             return dict(state.mean)
-        if self.transfer == "masks" and k:
-            counts = self.ready(state).stack.counts
-            return {name: kept / k - 0.5 for name, kept in counts.items()}
-        return drawn
+        if self.transfer == "masks" and state.ids:
+            shares = {name: kept / len(state.ids) for name, kept in self.ready(state).stack.counts.items()}
+            centre = 0.5 if self.rule == "threshold" else 0.0
+            return {name: (shares[name] - centre) / fan**0.5 for name, fan in maskable(self.wide).items()}
+        return start_scores(self.wide, key)
 
     def _mean(self, state: Supermasks, scores: Params) -> Params:
         """The running mean of the scores of all tasks, if it is wanted."""
@@ -221,6 +268,137 @@ class SupSup(Method):
             return {}
         before = state.mean or {name: torch.zeros_like(score) for name, score in scores.items()}
         return {name: before[name].lerp(score, 1 / (len(state.ids) + 1)) for name, score in scores.items()}
+
+
+class Allocation:
+    """Learns a chunk of a flow without ids as it comes: every batch by the mask whose it is.
+
+    Args:
+        method: whose masks they are.
+        state: before the chunk.
+        task: the chunk.
+        key: of the module's own noise.
+    """
+
+    def __init__(self, method: SupSup, state: Supermasks, task: Task, key: int) -> None:
+        flow = state.flow or Flow(0, -1, torch.empty(0, dtype=torch.int64), (), torch.empty(0, 2, dtype=torch.int64))
+        seen = in_order(task)
+        labels = torch.cat([flow.labels, seen[~torch.isin(seen, flow.labels)]])
+        method.check(state, labels)
+        ids = tuple(TaskId(place, labels) for place in range(len(state.ids)))
+        self.method, self.key, self.examples = method, key, task.examples.materialise()
+        self.fit = replace(method.fit, moments="kept", epochs=1)
+        self.state, self.flow = state._replace(ids=ids), flow._replace(labels=labels)
+        self.losses: list[Tensor] = []
+        self.pair: tuple[Descent, Through] | None = None  # what learns the current mask
+        if flow.current >= 0:
+            self._open(flow.current)
+
+    def learn(self) -> tuple[Supermasks, Trace]:
+        """The state after the chunk, and the loss of each batch before its step."""
+        size, _ = length(self.fit, n := len(self.examples))
+        for rows in torch.arange(n).split(size):
+            self._take(self.examples.take(rows))
+            self.flow = self.flow._replace(batches=self.flow.batches + 1)
+        self._close()
+        return self.state._replace(flow=self.flow), Trace(torch.stack(self.losses) if self.losses else torch.empty(0))
+
+    def _take(self, batch: Batch) -> None:
+        """Asks whose a batch is when it is time to, or when its loss is not usual; then a step by that mask."""
+        asked = self.pair is None or (self.flow.batches % self.method.every == 0 and not self._young())
+        if asked:
+            self._turn_to(self._whose(batch.x))
+        if self.pair is None:
+            return
+        descent, _ = self.pair
+        stats = [buffer.clone() for buffer in descent.net.buffers()]
+        loss = self._loss(batch)
+        if not asked and not self._young() and loss.item() > self._mask.usual + self.method.jump:
+            for buffer, kept in zip(descent.net.buffers(), stats, strict=True):
+                buffer.copy_(kept)  # as if it had never seen the batch
+            self._turn_to(self._whose(batch.x))
+            if self.pair is None:
+                return
+            loss = self._loss(batch)
+        descent, through = self.pair
+        descent.step(through.back(descent.grad(loss)))
+        self.losses.append(loss.detach())
+        usual = self._mask.usual if self._mask.steps else loss.item()
+        self._mask = self._mask._replace(usual=usual + PACE * (loss.item() - usual), steps=self._mask.steps + 1)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        assert self.pair is not None
+        descent, through = self.pair
+        through.bind()
+        return cross_entropy(descent(batch.x), descent.targets(batch.y))
+
+    def _whose(self, x: Tensor) -> int:
+        """The place of the mask that stands out, or of a new one; -1 where there may be no more."""
+        self._close()
+        k, method, seed = len(self.state.ids), self.method, self.state.seed
+        if k:
+            randoms = [start_scores(method.wide, fold(seed, "random", place)) for place in range(k, LEAST)]
+            state = self.state
+            for scores in randoms:
+                masks = method.make_rule().masks(scores)
+                state = method.add(state, state.ids[0], masks, state.stats[0])
+            stack, told = method.ready(state).stack, method.objective(self.state.ids)
+            pull = -gradients(method.wide, stack, x, told, pool=len(x))[0]
+            best = int(pull.argmax())
+            if best < k and float(pull[best] - pull.logsumexp(0)) + log(len(pull)) >= log1p(method.eps):
+                return best
+        return k if method.most is None or k < method.most else -1
+
+    def _turn_to(self, place: int) -> None:
+        """Lets another mask learn."""
+        if self.pair is not None and place == self.flow.current:
+            return
+        self._close()
+        self.pair = None
+        if place == len(self.state.ids):
+            scores = start_scores(self.method.wide, fold(self.state.seed, "scores", place))
+            masks, stats = self.method.make_rule().masks(scores), start(self.method.wide, self.fit, 0).stats
+            self.state = self.method.add(self.state, TaskId(place, self.flow.labels), masks, stats)
+            self.flow = self.flow._replace(masks=(*self.flow.masks, Grown(scores, {}, inf, 0)))
+        log = torch.cat([self.flow.log, torch.tensor([[self.flow.batches, place]])])
+        self.flow = self.flow._replace(current=place, log=log)
+        if place >= 0:
+            self._open(place)
+
+    def _open(self, place: int) -> None:
+        grown = self.flow.masks[place]
+        model = Model(grown.scores, self.state.stats[place], self.flow.labels, grown.moments)
+        self.pair = self.method.begin(self.state, model, self.fit, fold(self.key, place))
+
+    def _close(self) -> None:
+        """Writes what the current mask has learned into the state."""
+        if self.pair is None:
+            return
+        descent, through = self.pair
+        place, scores = self.flow.current, {name: score.clone() for name, score in through.scores.items()}
+        moments = {
+            slot: {name: kept[name] for name in kept if not name or name in scores}
+            for slot, kept in descent.moments.items()
+        }
+        self._mask = self._mask._replace(scores=scores, moments=moments)
+        last = self.method.add(self.state, self.state.ids[place], through.rule.masks(scores), descent.model.stats)
+        masks, heads, stats = (
+            (*parts[:place], parts[-1], *parts[place + 1 : -1]) for parts in (last.masks, last.heads, last.stats)
+        )
+        self.state = self.state._replace(masks=masks, heads=heads, stats=stats)
+
+    def _young(self) -> bool:
+        """Whether the current mask is the youngest, and has not learned long enough to be judged."""
+        return self.flow.current == len(self.state.ids) - 1 and self._mask.steps < self.method.every
+
+    @property
+    def _mask(self) -> Grown:
+        return self.flow.masks[self.flow.current]
+
+    @_mask.setter
+    def _mask(self, grown: Grown) -> None:
+        place, masks = self.flow.current, self.flow.masks
+        self.flow = self.flow._replace(masks=(*masks[:place], grown, *masks[place + 1 :]))
 
 
 def in_order(task: Task) -> Tensor:
