@@ -4,6 +4,7 @@ METHODS = {
     "finetune": "perdure.methods.finetune:Finetune",
     "joint": "perdure.methods.joint:Joint",
     "independent": "perdure.methods.independent:Independent",
+    "heads": "perdure.methods.heads:Heads",
     "l2": "perdure.methods.l2:L2",
     "ewc": "perdure.methods.ewc:EWC",
     "online-ewc": "perdure.methods.online_ewc:OnlineEWC",
@@ -11,4 +12,6 @@ METHODS = {
     "er": "perdure.methods.er:ER",
     "a-gem": "perdure.methods.a_gem:AGEM",
     "packnet": "perdure.methods.packnet:PackNet",
+    "piggyback": "perdure.methods.piggyback:Piggyback",
+    "supsup": "perdure.methods.supsup:SupSup",
 }
