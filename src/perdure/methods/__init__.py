@@ -14,4 +14,6 @@ METHODS = {
     "packnet": "perdure.methods.packnet:PackNet",
     "piggyback": "perdure.methods.piggyback:Piggyback",
     "supsup": "perdure.methods.supsup:SupSup",
+    "batch-ensemble": "perdure.methods.batch_ensemble:BatchEnsemble",
+    "psp": "perdure.methods.psp:PSP",
 }
