@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def mlp() -> nn.Sequential:
-    """784-256-256-10."""
+def mlp(first: int = 256, second: int = 256, outputs: int = 10) -> nn.Sequential:
+    """784-256-256-10, or of other widths."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+        nn.Flatten(), nn.Linear(784, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, outputs)
     )
 
 
@@ -19,10 +21,18 @@ def prepare(x: Tensor, permutation: Tensor) -> Tensor:
     return x.flatten(1)[:, permutation].float() / 255
 
 
-def train(net: nn.Module, x: Tensor, y: Tensor, batch: int, lr: float, steps: int) -> None:
-    """Plain SGD over shuffled batches of prepared inputs."""
+def train(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch: int,
+    lr: float,
+    steps: int,
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+) -> None:
+    """Plain SGD, or another optimiser, over shuffled batches of prepared inputs."""
     net.train()
-    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    optimizer = kind(net.parameters(), lr=lr)
     done = 0
     while done < steps:
         for rows in torch.randperm(len(x)).split(batch):
@@ -62,3 +72,10 @@ def examine(net: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
         for i in range(0, len(x), batch):
             hits += int((net(x[i : i + batch]).argmax(1) == y[i : i + batch]).sum())
     return hits / len(x)
+
+
+def largest(scores: Tensor, m: int) -> Tensor:
+    """The mask (n,) of the m largest |scores| (n,), by sorting all of them."""
+    mask = torch.zeros_like(scores)
+    mask[scores.abs().argsort()[len(scores) - m :]] = 1
+    return mask

@@ -476,6 +476,83 @@ def test_a_pattern_that_freezes_nothing_is_refused():
         Descent(mlp(), start(mlp(), fit, 0), fit, 0)
 
 
+# ----------------------------------------------------------------------------------- what is moved in place of weights
+
+
+def moving(fit: Fit, steps: int, moved, hold=None, moments=None, first=0):
+    """A descent that moves (P,) numbers along gradients that the test makes up, one for each step from `first` on."""
+    net = mlp()
+    model = start(net, fit, 3)._replace(moments=moments or {})
+    descent = Descent(net, model, fit, 0, hold=hold, moved=moved)
+    for step in range(first, first + steps):
+        descent.step(normal(100 + step, len(moved)).float())
+    assert equal(descent.model.params, model.params)
+    return descent
+
+
+def moved_by_torch(fit: Fit, steps: int, moved, hold=None):
+    """The same by a stock optimiser; held entries take no part."""
+    param = nn.Parameter(moved.clone() if hold is None else moved[~hold].clone())
+    optimizer = stock(fit, [param])
+    for step in range(steps):
+        gradient = normal(100 + step, len(moved)).float()
+        param.grad = gradient if hold is None else gradient[~hold]
+        if fit.clip:
+            nn.utils.clip_grad_norm_([param], fit.clip)
+        optimizer.step()
+    return param.detach()
+
+
+MOVED = normal(4, sum(param.numel() for param in mlp().parameters())).float()
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("fit", OPTIMISERS, ids=name_of)
+def test_what_is_moved_goes_where_a_stock_optimiser_would_take_it(fit, clip):
+    fit, moved = replace(fit, clip=clip), MOVED.clone()
+    descent = moving(fit, 6, moved)
+    assert descent.moved is moved
+    torch.testing.assert_close(moved, moved_by_torch(fit, 6, MOVED), rtol=1e-5, atol=1e-6)
+    assert (moved != MOVED).all()
+
+
+@pytest.mark.parametrize("fit", OPTIMISERS, ids=name_of)
+def test_what_is_moved_with_kept_moments_goes_on_as_if_nothing_had_ended(fit):
+    fit, whole, parts = replace(fit, moments="kept"), MOVED.clone(), MOVED.clone()
+    moving(fit, 6, whole)
+    moments = moving(fit, 4, parts).model.moments
+    moving(fit, 2, parts, moments=moments, first=4)
+    assert equal(parts, whole)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("fit", OPTIMISERS, ids=name_of)
+def test_entries_of_what_is_moved_can_be_held_and_the_others_go_as_if_alone(fit, clip):
+    fit, moved = replace(fit, clip=clip), MOVED.clone()
+    hold = torch.arange(len(moved)) % 3 == 0
+    moving(fit, 6, moved, hold)
+    assert equal(moved[hold], MOVED[hold])
+    torch.testing.assert_close(moved[~hold], moved_by_torch(fit, 6, MOVED, hold), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_those_of_the_network_whatever_is_moved():
+    net, fit, data = mlp(), Fit(lr=0.1), examples(9, 6)
+    model = start(net, fit, 3)
+    plain, descent = Descent(net, model, fit, 0), Descent(net, model, fit, 0, moved=MOVED.clone())
+    expected = plain.grad(F.cross_entropy(plain(data.x), data.labels)).clone()
+    for _ in range(3):
+        gradient = descent.grad(F.cross_entropy(descent(data.x), data.labels))
+        assert equal(gradient, expected)
+        descent.step(gradient)
+
+
+def test_what_is_moved_and_no_longer_finite_ends_with_a_message():
+    descent = moving(Fit(optimizer="sgd", lr=0.1), 1, MOVED.clone())
+    descent.moved[5] = torch.inf
+    with pytest.raises(Diverged, match="the weights are no longer finite after 1 steps"):
+        _ = descent.model
+
+
 # ------------------------------------------------------------------------------------------------ batches and labels
 
 

@@ -90,6 +90,15 @@ def classes_of(task: Task) -> Tensor:
     return task.examples.labels.unique() if task.id is None else task.id.classes
 
 
+def first_come(task: Task) -> Tensor:
+    """(n,) the labels of a task in the order in which its examples first show them, whatever their names."""
+    classes, labels = classes_of(task), task.examples.labels
+    places = torch.arange(len(labels), device=labels.device)
+    first = places.new_full((len(classes),), len(labels))
+    where = torch.searchsorted(classes.to(labels.device), labels).clamp_(max=len(classes) - 1)
+    return classes[first.scatter_reduce(0, where, places, "amin").argsort(stable=True).to(classes.device)]
+
+
 def grow(net: nn.Module, fit: Fit, model: Model, task: Task) -> Model:
     """The model with a row for each label of a task; new rows start at zero."""
     classes = classes_of(task).to(model.labels.device)

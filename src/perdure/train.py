@@ -60,6 +60,12 @@ def watching(watcher: Callable[[Progress], None]) -> Iterator[None]:
         _watcher.reset(token)
 
 
+def show(progress: Progress) -> None:
+    """Tells whoever watches how far learning is: for a loop without a descent's own batches."""
+    if (watcher := _watcher.get()) is not None:
+        watcher(progress)
+
+
 def length(fit: Fit, examples: int) -> tuple[int, int]:
     """The batch size and the number of steps that `fit` means for a task of so many examples.
 

@@ -16,9 +16,11 @@ from perdure.methods import METHODS
 from perdure.methods import packnet as packnet_module
 from perdure.methods.finetune import Finetune
 from perdure.methods.packnet import PackNet
+from perdure.nets.mlp import bn_mlp
 from perdure.testing import LAWS, Case, LawBroken, cases, check, check_method
 
 NET = nn.Linear(8, 2)  # the laws bring their own
+NETS = {"hopsupsup": bn_mlp((8,), (256,))}  # too few masks of 16 units know a task
 OPTIONS = {"supsup": {"outputs": 10}}  # of the 100 of its default a network of 16 units would be nearly all head
 
 
@@ -31,7 +33,7 @@ def _method(name: str) -> Method:
 
 @lru_cache
 def _case(name: str, scenario: Scenario) -> Case:
-    return Case(_method(name), scenario)
+    return Case(_method(name), scenario, NETS.get(name))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from torch.func import functional_call
 from perdure import tree
 from perdure.contract import Fit, Refused, Scale, Task, TaskId
 from perdure.data import Arrays
-from perdure.methods.batch_ensemble import BatchEnsemble, Ensemble, Member, first_come, published_bytes
-from perdure.model import evaluation, with_outputs
+from perdure.methods.batch_ensemble import BatchEnsemble, Ensemble, Member, published_bytes
+from perdure.model import evaluation, first_come, with_outputs
 from perdure.nets.resnet import resnet50
 from perdure.ops import rank_one
 from perdure.ops.channels import matrices

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from perdure.contract import Answer
-from perdure.ops.infer import entropy, lowest_entropy
+from perdure.contract import Answer, TaskId
+from perdure.model import Model
+from perdure.ops.infer import Bound, Made, entropy, lowest_entropy, respond, routed
 from perdure.rng import fold, normal
 
 
@@ -72,3 +74,56 @@ def test_every_example_is_judged_on_its_own() -> None:
     for row in range(50):
         one = lowest_entropy({t: Answer(a.logits[row : row + 1], a.labels) for t, a in answers.items()})
         assert torch.equal(one.logits[0], whole.logits[row])
+
+
+# --- answers by a task that is already known
+
+
+def test_each_input_is_answered_by_its_task_and_a_task_is_asked_once() -> None:
+    answers = {10: _answer(3, [4, 0]), 2: _answer(4, [1, 5]), 7: _answer(5, [0, 1, 3])}
+    tasks = torch.tensor([7, 10, 7, 2, 10])
+    asked = []
+
+    def own(task: int, rows: Tensor) -> Answer:
+        asked.append((task, rows.tolist()))
+        return answers[task]._replace(logits=answers[task].logits[rows])
+
+    got = routed(tasks, torch.tensor([0, 1, 3, 4, 5]), own)
+    assert sorted(asked) == [(2, [3]), (7, [0, 2]), (10, [1, 4])]
+    assert got.labels.tolist() == [0, 1, 3, 4, 5]
+    assert torch.equal(got.task, tasks)
+    for row, task in enumerate(tasks.tolist()):
+        shown = dict(zip(answers[task].labels.tolist(), answers[task].logits[row].tolist(), strict=True))
+        assert got.logits[row].tolist() == [shown.get(label, -math.inf) for label in got.labels.tolist()]
+
+
+def test_an_empty_batch_has_an_empty_answer() -> None:
+    got = routed(torch.empty(0, dtype=torch.int64), torch.tensor([2, 3]), lambda task, rows: pytest.fail("asked"))
+    assert (got.logits.shape, got.labels.tolist()) == ((0, 2), [2, 3])
+
+
+def _model(value: float, labels: list[int]) -> Model:
+    return Model({"weight": torch.full((len(labels), 3), value)}, {}, torch.tensor(labels), {})
+
+
+def test_models_are_made_when_they_are_asked_for() -> None:
+    made: list[int] = []
+
+    def make(place: int) -> Model:
+        made.append(place)
+        return _model(float(place), [2 * place, 2 * place + 1])
+
+    models = Made([5, 3, 9], make)
+    assert (list(models), len(models), 3 in models, 4 in models, made) == ([5, 3, 9], 3, True, False, [])
+    net, x = nn.Linear(3, 2, bias=False), torch.ones(4, 3)
+    bound = Bound(_model(0.0, [0, 1]), models)
+    got = respond(net, bound, x, TaskId(3, torch.tensor([2, 3])))
+    assert (got.labels.tolist(), got.logits.tolist(), made) == ([2, 3], [[3.0, 3.0]] * 4, [1])
+    with pytest.raises(KeyError):
+        models[4]
+
+
+def test_a_task_that_was_never_learned_has_no_labels() -> None:
+    bound = Bound(_model(1.0, [0, 1]), {0: _model(1.0, [0, 1])})
+    got = respond(nn.Linear(3, 2, bias=False), bound, torch.ones(4, 3), TaskId(1, torch.tensor([0, 1])))
+    assert (got.logits.shape, got.labels.shape) == ((4, 0), (0,))

@@ -21,7 +21,7 @@ def main(words: list[str]) -> int:
     usage = "perdure figure NAME [--base BASE] [--out FILE] [--rerun] [--smoke]\n       perdure figure --page FILE"
     parser = Parser("figure", usage, f"Draws a figure that lectures teach with: {', '.join(figures.FIGURES)}.")
     parser.add_argument("name", nargs="?", metavar="NAME", help="which figure")
-    parser.add_argument("--base", metavar="BASE", help="on which images it is measured (default: digits)")
+    parser.add_argument("--base", metavar="BASE", help="on which images it is measured (default: the figure's own)")
     parser.add_argument("--data-root", metavar="DIR", help="where they are looked for first")
     parser.add_argument("--out", metavar="FILE", help="the picture, .svg, .png or .pdf (default: NAME.svg)")
     parser.add_argument("--rerun", action="store_true", help="measure again, though there are stored numbers")
@@ -35,19 +35,21 @@ def main(words: list[str]) -> int:
         parser.error(f"name a figure: {', '.join(figures.FIGURES)}")
     name, smoke = given["name"], "smoke" in given
     made = figures.module(name)
+    base = given.get("base", figures.base_of(name))
     path = Path(given.get("out", f"{name}.svg"))
     report.check_picture(path)
     console = Console(highlight=False, soft_wrap=True)
-    entry = None if smoke or "rerun" in given else figures.stored(name, given.get("base", figures.BASE))
+    entry = None if smoke or "rerun" in given else figures.stored(name, base)
     if entry is None:
         aside = Console(stderr=True, highlight=False, soft_wrap=True)
-        aside.print(f"measuring {name}: {'seconds' if smoke else 'a minute or two of one core, on digits'}")
+        long = "a minute or two of one core" if base == Lab.base else "longer than on digits"
+        aside.print(f"measuring {name} on {base}: {'seconds' if smoke else long}")
         with aside.status(name) as status:
 
             def watch(run: str, moment: Moment) -> None:
                 status.update(run)
 
-            lab = Lab(given.get("base", figures.BASE), given.get("data_root"), smoke, watch)
+            lab = Lab(base, given.get("data_root"), smoke, watch)
             entry = figures.measured(name, lab)
         if not smoke:
             console.print(f"numbers: {figures.keep(entry)}", markup=False)
@@ -63,7 +65,7 @@ def main(words: list[str]) -> int:
 
 def write_page(page: Path) -> None:
     """The page about all figures, and a folder of pictures beside it."""
-    for name in figures.FIGURES:
-        if (entry := figures.stored(name)) is not None:
-            figures.save(figures.drawn(name, entry["numbers"]), page.parent / "figures" / f"{name}.svg")
+    for entry in figures.all_stored():
+        name, base = entry["figure"], entry["base"]
+        figures.save(figures.drawn(name, entry["numbers"]), page.parent / "figures" / f"{figures.stem(name, base)}.svg")
     page.write_text(figures.page())

@@ -14,6 +14,9 @@ METHODS = {
     "packnet": "perdure.methods.packnet:PackNet",
     "piggyback": "perdure.methods.piggyback:Piggyback",
     "supsup": "perdure.methods.supsup:SupSup",
+    "hopsupsup": "perdure.methods.hopsupsup:HopSupSup",
     "batch-ensemble": "perdure.methods.batch_ensemble:BatchEnsemble",
     "psp": "perdure.methods.psp:PSP",
+    "hat": "perdure.methods.hat:HAT",
+    "cpg": "perdure.methods.cpg:CPG",
 }

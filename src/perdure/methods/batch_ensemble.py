@@ -35,7 +35,7 @@ from torch.func import functional_call
 
 from perdure import tree
 from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, answer, classes_of, head_of, parts_of, start, with_outputs
+from perdure.model import Model, answer, first_come, head_of, parts_of, start, with_outputs
 from perdure.ops.channels import cut, matrices, signs
 from perdure.ops.infer import Bound, Made, respond, routed
 from perdure.ops.masks import constants
@@ -73,14 +73,6 @@ class Ready(NamedTuple):
     bound: Bound
     labels: Tensor  # (n,) sorted, of all tasks
     stack: Stack | None  # where one gradient tells the task
-
-
-def first_come(task: Task) -> Tensor:
-    """(n,) the labels of a task in the order in which its examples bring them: other names make no difference."""
-    classes, labels = classes_of(task), task.examples.labels
-    places = torch.arange(len(labels), device=labels.device)
-    first = places.new_full((len(classes),), len(labels))
-    return classes[first.scatter_reduce(0, torch.searchsorted(classes, labels), places, "amin").argsort(stable=True)]
 
 
 class Member(nn.Module):

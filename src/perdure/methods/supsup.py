@@ -8,7 +8,7 @@ The network has more outputs than a task has labels. Those that no label uses ar
 so their log-sum-exp (G) tells masks apart, as the entropy of all outputs does (H).
 
 Without ids (NNs) every hundredth batch, and every batch whose loss jumps above what is usual, is asked whose it is
-before any step on it: where the best of k masks is hardly better than the rest,
+before any step on it, by H: where the best of k masks is hardly better than the rest,
 
     max_i(-g_i) - log mean_i exp(-g_i) < log(1 + eps)
 
@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf, log, log1p
+from math import inf, log, log1p, nan
 from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from perdure.contract import Answer, Batch, Examples, Fit, Method, Refused, Task, TaskId, Trace
-from perdure.model import Model, answer, classes_of, head_of, parts_of, start, with_outputs
+from perdure.model import Model, answer, first_come, head_of, parts_of, start, with_outputs
 from perdure.ops.codec import decode, encode
 from perdure.ops.infer import Bound, Made, entropy, respond, routed
 from perdure.ops.masks import (
@@ -53,11 +53,12 @@ from perdure.ops.masks import (
 )
 from perdure.ops.superpose import SEARCHES, Objective, Stack, bind, counted, gradients, surplus
 from perdure.rng import fold
-from perdure.train import Descent, Layout, length
+from perdure.train import Descent, Layout, Progress, length, show
 
 Params = dict[str, Tensor]
 Part = TypeVar("Part")
 PACE = 0.05  # of the running mean of losses
+SHOWN = 10  # batches between two signs of life
 LEAST = 5  # masks that are compared in NNs, random ones among them
 Kind = Literal["threshold", "largest"]
 Budget = Literal["uniform", "erdos-renyi"]
@@ -93,7 +94,7 @@ class Supermasks(NamedTuple):
     masks: tuple[Params, ...]  # coded, by name of the weights, but for the head's
     heads: tuple[Params, ...]
     stats: tuple[Params, ...]
-    mean: Params  # of the scores of all tasks; empty unless they are transferred
+    mean: Params  # of all scores ever learned; empty unless they are transferred
     flow: Flow | None = None  # in NNs only
 
 
@@ -117,7 +118,8 @@ class SupSup(Method):
         density: the share that a uniform budget keeps (0 to 1); e of an Erdos-Renyi budget, e (in + out) weights.
         refresh: steps between two exact searches for the cut-off of `largest`.
         infer: how a task is found: by one gradient, by halving the candidates, or by trying all.
-        told: what it is told by: the entropy of all outputs, or the outputs that no label uses.
+        told: what it is told by at an exam: the entropy of all outputs, or the outputs that no label uses
+            (the entropy where there are none).
         pool: inputs in a row that are known to share their task and are judged together.
         transfer: where scores start: random, or the mean of earlier tasks' scores or masks.
         most: masks there may be; no limit when not given. In NNs examples that ask for one more are then left out.
@@ -133,7 +135,7 @@ class SupSup(Method):
     density: float = 0.5
     refresh: int = 10
     infer: Search = "one-shot"
-    told: Told = "entropy"
+    told: Told = "surplus"
     pool: int = 1
     transfer: Transfer = "none"
     most: int | None = None
@@ -171,7 +173,7 @@ class SupSup(Method):
     def learn(self, state: Supermasks, task: Task, key: int) -> tuple[Supermasks, Trace]:
         if task.id is None:
             return Allocation(self, state, task, key).learn()
-        state, labels = without(state, task.id.index), in_order(task)
+        state, labels = without(state, task.id.index), first_come(task)
         self.check(state, labels)
         scores = self._first_scores(state, fold(key, "scores"))
         model = Model(scores, start(self.wide, self.fit, 0).stats, labels, {})
@@ -241,7 +243,8 @@ class SupSup(Method):
 
     def objective(self, ids: Sequence[TaskId]) -> Objective:
         """What is low where a network is sure, once the tasks of these ids are learned."""
-        return entropy if self.told == "entropy" else surplus(max(len(id.classes) for id in ids))
+        most = max(len(id.classes) for id in ids)
+        return surplus(most) if self.told == "surplus" and most < self.outputs else entropy
 
     def make_rule(self) -> Rule:
         """How scores become masks."""
@@ -282,7 +285,7 @@ class Allocation:
 
     def __init__(self, method: SupSup, state: Supermasks, task: Task, key: int) -> None:
         flow = state.flow or Flow(0, -1, torch.empty(0, dtype=torch.int64), (), torch.empty(0, 2, dtype=torch.int64))
-        seen = in_order(task)
+        seen = first_come(task)
         labels = torch.cat([flow.labels, seen[~torch.isin(seen, flow.labels)]])
         method.check(state, labels)
         ids = tuple(TaskId(place, labels) for place in range(len(state.ids)))
@@ -297,9 +300,11 @@ class Allocation:
     def learn(self) -> tuple[Supermasks, Trace]:
         """The state after the chunk, and the loss of each batch before its step."""
         size, _ = length(self.fit, n := len(self.examples))
-        for rows in torch.arange(n).split(size):
+        for step, rows in enumerate(batches := torch.arange(n).split(size), 1):
             self._take(self.examples.take(rows))
             self.flow = self.flow._replace(batches=self.flow.batches + 1)
+            if step % SHOWN == 0:
+                show(Progress(step, len(batches), self.losses[-1].item() if self.losses else nan))
         self._close()
         return self.state._replace(flow=self.flow), Trace(torch.stack(self.losses) if self.losses else torch.empty(0))
 
@@ -342,8 +347,7 @@ class Allocation:
             for scores in randoms:
                 masks = method.make_rule().masks(scores)
                 state = method.add(state, state.ids[0], masks, state.stats[0])
-            stack, told = method.ready(state).stack, method.objective(self.state.ids)
-            pull = -gradients(method.wide, stack, x, told, pool=len(x))[0]
+            pull = -gradients(method.wide, method.ready(state).stack, x, entropy, pool=len(x))[0]
             best = int(pull.argmax())
             if best < k and float(pull[best] - pull.logsumexp(0)) + log(len(pull)) >= log1p(method.eps):
                 return best
@@ -399,13 +403,6 @@ class Allocation:
     def _mask(self, grown: Grown) -> None:
         place, masks = self.flow.current, self.flow.masks
         self.flow = self.flow._replace(masks=(*masks[:place], grown, *masks[place + 1 :]))
-
-
-def in_order(task: Task) -> Tensor:
-    """(n,) the labels of a task in the order in which its examples first show them, whatever their names."""
-    classes = classes_of(task)
-    hits = task.examples.labels[:, None] == classes.to(task.examples.labels.device)
-    return classes[(~hits).long().cumprod(0).sum(0).argsort(stable=True).to(classes.device)]
 
 
 def without(state: Supermasks, index: int) -> Supermasks:

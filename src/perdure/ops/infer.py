@@ -41,6 +41,9 @@ class Made(Mapping[int, Model]):
     def __getitem__(self, index: int) -> Model:
         return self.make(self.places[index])
 
+    def __contains__(self, index: object) -> bool:
+        return index in self.places
+
     def __iter__(self) -> Iterator[int]:
         return iter(self.places)
 

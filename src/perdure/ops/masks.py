@@ -30,8 +30,8 @@ from perdure.rng import bits, fold, uniform
 from perdure.train import Descent
 
 Params = dict[str, Tensor]
-COMMON = 0.5  # the largest share of a layer that an Erdos-Renyi budget keeps
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+MOST = 0.5  # the largest share of a layer that an Erdos-Renyi budget keeps
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def maskable(net: nn.Module) -> dict[str, int]:
@@ -94,8 +94,11 @@ def uniform_budgets(shapes: Mapping[str, torch.Size], density: float) -> dict[st
 
 
 def erdos_renyi_budgets(shapes: Mapping[str, torch.Size], e: float) -> dict[str, int]:
-    """How many weights of each layer a mask keeps: e (out + in), as in a sparse random graph, at most half of them."""
-    shares = {name: min(COMMON, e * (shape[0] + shape[1]) / shape.numel()) for name, shape in shapes.items()}
+    """How many weights of each layer a mask keeps: e (out + in), as in a sparse random graph, at most half of them.
+
+    Rounded as the authors' code does, so that a layer may keep one more.
+    """
+    shares = {name: min(MOST, e * (shape[0] + shape[1]) / shape.numel()) for name, shape in shapes.items()}
     return {name: shape.numel() - int((1 - shares[name]) * shape.numel()) for name, shape in shapes.items()}
 
 
@@ -127,6 +130,8 @@ class Threshold:
 
 class Largest:
     """A mask keeps in each layer exactly the m scores that are largest in size, ties in order of place.
+
+    It remembers cut-offs, so each mask that is learned takes one of its own.
 
     Args:
         budgets: m by name.

@@ -10,8 +10,9 @@
 The objective is the entropy H of the outputs, or G, the log-sum-exp of all outputs in which those of labels are held
 constant: its gradient is that of the outputs which no label uses ("superfluous neurons").
 
-Masks stay packed, eight weights a byte. The gradient by the weights is taken once, whatever k, and its product with
-the masks unpacks a few columns at a time, so that neither k passes nor k masks of floats are ever made.
+Masks stay packed, eight weights a byte, and are unpacked a few at a time: there are never k masks of floats. The
+network is passed once, whatever k. For few inputs its gradient by the weights is multiplied with the masks; for many
+it is cheaper to let each layer, alone, meet its input under each mask, and weigh the outcome by the gradient there.
 
 Reference: M. Wortsman et al., "Supermasks in superposition", 2020, arXiv 2006.14769.
 """
@@ -48,10 +49,17 @@ class Stack(NamedTuple):
 
 
 def surplus(labels: int) -> Objective:
-    """G: the log-sum-exp of the logits, of which the first `labels` are held constant."""
+    """The gradient of G, the log-sum-exp of the logits of which the first `labels` are held constant.
+
+    The value of G says how large logits are, and is of no use; in its place stands the log of the share of softmax that
+    goes to outputs which no label uses.
+    """
 
     def objective(logits: Tensor) -> Tensor:
-        return torch.cat([logits[:, :labels].detach(), logits[:, labels:]], 1).double().logsumexp(1)
+        logits = logits.double()
+        whole = torch.cat([logits[:, :labels].detach(), logits[:, labels:]], 1).logsumexp(1)
+        share = logits[:, labels:].logsumexp(1) - logits.logsumexp(1)
+        return share.detach() + (whole - whole.detach())
 
     return objective
 
