@@ -28,10 +28,9 @@ from perdure.store import read_json, write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = ("plane", "strength", "capacity", "drift", "order", "pruning")
+NAMES = ("plane", "strength", "capacity", "drift", "order", "pruning", "flow", "recognise", "bytes", "transfer")
 FIGURES = {name: f"perdure.experiments.figures.{name}" for name in NAMES}
 STORED = Path(str(resources.files("perdure.experiments"))) / "results" / "figures"
-BASE = Lab.base
 
 
 def module(name: str) -> Any:
@@ -45,22 +44,37 @@ def module(name: str) -> Any:
     return import_module(FIGURES[name])
 
 
-def command(name: str, base: str = BASE, rerun: bool = True) -> str:
+def base_of(name: str) -> str:
+    """On which images a figure is measured when nothing else is said: digits, but where they are too small for it."""
+    base: str = getattr(module(name), "BASE", Lab.base)
+    return base
+
+
+def command(name: str, base: str, rerun: bool = True) -> str:
     """The command line that makes a figure."""
-    words = ["perdure", "figure", name, *(["--base", base] if base != BASE else []), *(["--rerun"] if rerun else [])]
-    return shlex.join(words)
+    other = ["--base", base] if base != base_of(name) else []
+    return shlex.join(["perdure", "figure", name, *other, *(["--rerun"] if rerun else [])])
 
 
-def _file(name: str, base: str) -> Path:
-    return STORED / (f"{name}.json" if base == BASE else f"{name}-{base}.json")
+def stem(name: str, base: str) -> str:
+    """The name of the files of a figure."""
+    return name if base == base_of(name) else f"{name}-{base}"
 
 
-def stored(name: str, base: str = BASE) -> dict[str, Any] | None:
+def stored(name: str, base: str | None = None) -> dict[str, Any] | None:
     """What was measured for a figure, with where it came from; None where nothing was."""
-    module(name)
-    path = _file(name, base)
+    path = STORED / f"{stem(name, base or base_of(name))}.json"
     kept: dict[str, Any] | None = read_json(path) if path.exists() else None
     return kept
+
+
+def all_stored() -> list[dict[str, Any]]:
+    """Everything that was measured: each figure on its own images first, then on others."""
+    entries = []
+    for name in FIGURES:
+        paths = [STORED / f"{name}.json", *sorted(STORED.glob(f"{name}-*.json"))]
+        entries += [read_json(path) for path in paths if path.exists()]
+    return entries
 
 
 def measured(name: str, lab: Lab) -> dict[str, Any]:
@@ -87,7 +101,7 @@ def keep(entry: dict[str, Any]) -> Path:
     """Stores what was measured inside the package, a line for each of the numbers."""
     lines = [f'  "{name}": {json.dumps(value, allow_nan=False)}' for name, value in entry["numbers"].items()]
     head = [f' "{name}": {json.dumps(value)},\n' for name, value in entry.items() if name != "numbers"]
-    path = _file(entry["figure"], entry["base"])
+    path = STORED / f"{stem(entry['figure'], entry['base'])}.json"
     write(path, ("{\n" + "".join(head) + ' "numbers": {\n' + ",\n".join(lines) + "\n }\n}\n").encode())
     return path
 
@@ -135,16 +149,17 @@ def page(pictures: str = "figures") -> str:
         "numbers are inside the package; `--rerun` measures them anew, `--base mnist` on other images, `--out` names a",
         "file (.svg, .png, .pdf). This page and its pictures are written by `make docs`.",
     ]
-    for name in FIGURES:
-        if (entry := stored(name)) is None:
-            continue
-        made, numbers = module(name), entry["numbers"]
+    for entry in all_stored():
+        name, base, numbers = entry["figure"], entry["base"], entry["numbers"]
+        made, own = module(name), base == base_of(name)
         first, _, rest = (made.__doc__ or "").strip().partition("\n\n")
-        lines += ["", f"## {name}", "", f"![{made.title(numbers)}]({pictures}/{name}.svg)", ""]
-        lines += [f"**{' '.join(first.split())}**", "", *rest.splitlines(), ""]
+        title = f"## {name}" if own else f"### {name} on {base}"
+        lines += ["", title, "", f"![{made.title(numbers)}]({pictures}/{stem(name, base)}.svg)", ""]
+        if own:
+            lines += [f"**{' '.join(first.split())}**", "", *rest.splitlines(), ""]
         for claim, holds, says in findings(name, numbers):
             lines.append(f"- {'Seen' if holds else '**Not seen**'}: {claim} ({says}).")
-        lines += ["", f"    {command(name, rerun=False)}", ""]
+        lines += ["", f"    {command(name, base, rerun=False)}", ""]
         seconds = entry["cpu_seconds"]
         lines.append(f"Measured on {entry['date']} at commit {entry['commit']} by `{entry['command']}`, {seconds} s.")
     return "\n".join(lines) + "\n"
