@@ -94,7 +94,7 @@ def _panel(axes: Axes, rows: Sequence[Row], key: str, wide: float, tall: float) 
         acc = row.cells["acc"].mean
         axes.axhline(acc, color=hues[row.label], linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         taken.append((0, (acc - low) * up - 1, wide, (acc - low) * up + 1))
-    _name(axes, [point for point in points if point.label in named], taken, wide, tall)
+    write_names(axes, [point for point in points if point.label in named], taken, wide, tall)
 
 
 def _half(row: Row, key: str) -> float:
@@ -102,7 +102,7 @@ def _half(row: Row, key: str) -> float:
     return 0.0 if isnan(half) else half
 
 
-def _name(axes: Axes, points: Sequence[Point], taken: list[Box], wide: float, tall: float) -> None:
+def write_names(axes: Axes, points: Sequence[Point], taken: list[Box], wide: float, tall: float) -> None:
     """Writes each label at the free place nearest to its point, with a line to it from further away."""
     for label, x, y, _ in points:
         places = list(_places(x, y, 0.6 * FONT * len(label)))
