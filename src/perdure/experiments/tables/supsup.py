@@ -47,7 +47,7 @@ def supsup_mnist() -> Table:
             net="bn-mlp:2048-2048",
             options={
                 "stream.scale": "standard",
-                "stream.class_order": tuple(range(10)),
+                "stream.class_order": "0,1,2,3,4,5,6,7,8,9",
                 "fit.optimizer": "sgd",
                 "fit.lr": 0.1,
                 "fit.momentum": 0.9,
