@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perdure.contract import Fit, Refused
-from perdure.model import probe
+from perdure.model import probe, start
 from perdure.nets import build
 from perdure.nets.resnet import Residual, basic, bottleneck
 from perdure.tree import equal
@@ -48,6 +48,13 @@ def test_weights_are_as_many_as_in_supsups_code(spec, shape, outputs, weights, e
 )
 def test_parameters_are_as_many_as_published(spec, shape, outputs, parameters):
     assert sum(param.numel() for param in build(spec, shape, outputs).parameters()) == parameters
+
+
+def test_a_network_a_task_costs_what_the_upper_bound_of_supsups_table_costs():
+    net = build("resnet50:64", PHOTOGRAPH, 1000)
+    alone = sum(param.numel() * param.element_size() for param in start(net, Fit(), 0).params.values())
+    assert round(alone / 1e6, 2) == 102.23
+    assert round(100 * alone / 1e6, 2) == 10222.81
 
 
 def test_stages_halve_the_image_and_double_the_width():

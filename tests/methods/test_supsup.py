@@ -271,17 +271,17 @@ def test_scores_are_transferred_as_their_mean(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["threshold", "largest"])
-def test_masks_are_transferred_as_their_mean(rule: str) -> None:
+def test_masks_are_transferred_by_weighing_drawn_scores_with_how_many_keep_a_weight(rule: str) -> None:
     method = _method(rule=rule, transfer="masks")
     state = _learn(method, *map(_task, range(3)))[-1]
     old = [_masks(method, state, place) for place in range(3)]
     still = _masks(method, method.with_(fit=STILL).learn(state, _task(3), 0)[0], 3)
+    drawn = start_scores(method.wide, fold(0, "scores"))
     for name, mask in still.items():
         votes = sum(own[name].long() for own in old)
-        expected = votes >= 2  # a threshold: the majority
-        if rule == "largest":  # the most votes, ties in order of place
-            order = votes.flatten().argsort(stable=True, descending=True)[: int(old[0][name].sum())]
-            expected = torch.zeros(votes.numel(), dtype=torch.bool).index_fill(0, order, True).view_as(votes)
+        expected = votes >= 2  # a threshold: the majority, whatever was drawn
+        if rule == "largest":
+            expected = largest(drawn[name] * (votes + 0.5) / 4, int(old[0][name].sum()))
         assert torch.equal(mask, expected), name
     assert state.mean == {}
 

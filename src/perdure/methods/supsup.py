@@ -17,7 +17,8 @@ it is nobody's, and gets a mask of its own. The youngest mask is not judged befo
 Reference: M. Wortsman et al., "Supermasks in superposition", 2020, arXiv 2006.14769.
 Deviations: W depends on a key alone, not on how many tasks there will be. Only learned masks take part; fewer than 5
 are joined by random ones in NNs, as in the authors' code, but these can never be chosen. The loss as an alarm, the
-probation and moments that each mask keeps are not in the paper. Superposed statistics of normalisation are the mean of
+probation and moments that each mask keeps are not in the paper. Masks are transferred by weighing drawn scores with
+the share (c + 1/2) / (k + 1) of the k masks that keep a weight: their bare mean would leave no score near its cut. Superposed statistics of normalisation are the mean of
 the tasks'.
 Memory: a key, and for each task a coded mask (at most a bit a weight) and its statistics; in NNs the scores and their
 moments too.
@@ -256,14 +257,16 @@ class SupSup(Method):
         return Largest(budgets(shapes, self.density), self.refresh)
 
     def _first_scores(self, state: Supermasks, key: int) -> Params:
-        """Where scores start: drawn, or what is transferred; the mean of masks on the scale of what is drawn."""
+        """Where scores start: drawn; the mean of earlier ones; or drawn, weighed by the masks so far."""
+        drawn, k = start_scores(self.wide, key), len(state.ids)
         if self.transfer == "scores" and state.mean:
             return dict(state.mean)
-        if self.transfer == "masks" and state.ids:
-            shares = {name: kept / len(state.ids) for name, kept in self.ready(state).stack.counts.items()}
-            centre = 0.5 if self.rule == "threshold" else 0.0
-            return {name: (shares[name] - centre) / fan**0.5 for name, fan in maskable(self.wide).items()}
-        return start_scores(self.wide, key)
+        if self.transfer == "masks" and k:
+            shares = {name: (kept + 0.5) / (k + 1) for name, kept in self.ready(state).stack.counts.items()}
+            if self.rule == "largest":
+                return {name: score * shares[name] for name, score in drawn.items()}
+            return {name: score.abs() * (2 * shares[name] - 1) for name, score in drawn.items()}
+        return drawn
 
     def _mean(self, state: Supermasks, scores: Params) -> Params:
         """The running mean of the scores of all tasks, if it is wanted."""
