@@ -18,6 +18,7 @@ from perdure.methods.supsup import Supermasks, SupSup
 from perdure.nets import build
 from perdure.ops.codec import decode, unpack
 from perdure.ops.masks import Largest, constants, maskable, start_scores
+from perdure.ops.select import largest
 from perdure.rng import fold, normal, permutation
 from perdure.store import Blobs, save_state
 from perdure.tree import equal

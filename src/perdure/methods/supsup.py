@@ -18,8 +18,8 @@ Reference: M. Wortsman et al., "Supermasks in superposition", 2020, arXiv 2006.1
 Deviations: W depends on a key alone, not on how many tasks there will be. Only learned masks take part; fewer than 5
 are joined by random ones in NNs, as in the authors' code, but these can never be chosen. The loss as an alarm, the
 probation and moments that each mask keeps are not in the paper. Masks are transferred by weighing drawn scores with
-the share (c + 1/2) / (k + 1) of the k masks that keep a weight: their bare mean would leave no score near its cut. Superposed statistics of normalisation are the mean of
-the tasks'.
+the share (c + 1/2) / (k + 1) of the k masks that keep a weight: their bare mean would leave no score near its cut.
+Superposed statistics of normalisation are the mean of the tasks'.
 Memory: a key, and for each task a coded mask (at most a bit a weight) and its statistics; in NNs the scores and their
 moments too.
 """
