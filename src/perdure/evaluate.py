@@ -139,17 +139,17 @@ def learning_speed(losses: Tensor, fresh: Tensor) -> float:
 def reasons(
     R: Matrix, begins: Sequence[int], ends: Sequence[int], taken: Sequence[int], given: Matrix | None = None
 ) -> dict[str, str]:
-    """Why cells and figures are NaN: {"R[0,1]": reason, "R_given[0,1]": reason, "fwt": reason}.
+    """Why cells and figures are NaN: {"R[0,1]": reason, "R_given[0,1]": reason, "R[3]": reason of a row, "fwt": reason}.
 
     Args:
         taken: the rows that were asked for.
         given: the same exams with the id given; none where there are no ids.
     """
-    out: dict[str, str] = {}
-    for i, j in np.argwhere(np.isnan(R)).tolist():
-        out[f"R[{i},{j + 1}]"] = UNSEEN if i in taken else NOT_TAKEN
+    asked = np.isin(np.arange(len(R)), list(taken))[:, None]
+    out = {f"R[{i}]": NOT_TAKEN for i in np.flatnonzero(~asked).tolist()}
+    out |= {f"R[{i},{j + 1}]": UNSEEN for i, j in np.argwhere(np.isnan(R) & asked).tolist()}
     if given is not None:
-        for i, j in np.argwhere(np.isnan(given)).tolist():
+        for i, j in np.argwhere(np.isnan(given) & asked).tolist():
             out[f"R_given[{i},{j + 1}]"] = out.get(f"R[{i},{j + 1}]", UNLEARNED)
         if lacking := np.flatnonzero(np.isnan(given[-1])).tolist():
             out["acc_given"] = out[f"R_given[{len(given) - 1},{lacking[0] + 1}]"]
@@ -165,5 +165,6 @@ def reasons(
             needed = {"acc": R[-1:], "fwt": R[:1]}.get(name, R)
             cells = np.argwhere(np.isnan(needed))
             row = len(R) - 1 if name == "acc" else int(cells[0][0]) if len(cells) else 0
-            out[name] = out.get(f"R[{row},{int(cells[0][1]) + 1}]", UNSEEN) if len(cells) else UNSEEN
+            cell = f"R[{row},{int(cells[0][1]) + 1}]" if len(cells) else ""
+            out[name] = out.get(cell, out.get(f"R[{row}]", UNSEEN))
     return out

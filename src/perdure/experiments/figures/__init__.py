@@ -28,7 +28,20 @@ from perdure.store import read_json, write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = ("plane", "strength", "capacity", "drift", "order", "pruning", "flow", "recognise", "bytes", "transfer")
+NAMES = (
+    "plane",
+    "strength",
+    "capacity",
+    "drift",
+    "order",
+    "pruning",
+    "flow",
+    "recognise",
+    "bytes",
+    "transfer",
+    "packing",
+    "coding",
+)
 FIGURES = {name: f"perdure.experiments.figures.{name}" for name in NAMES}
 STORED = Path(str(resources.files("perdure.experiments"))) / "results" / "figures"
 
