@@ -139,7 +139,7 @@ def learning_speed(losses: Tensor, fresh: Tensor) -> float:
 def reasons(
     R: Matrix, begins: Sequence[int], ends: Sequence[int], taken: Sequence[int], given: Matrix | None = None
 ) -> dict[str, str]:
-    """Why cells and figures are NaN: {"R[0,1]": reason, "R_given[0,1]": reason, "R[3]": reason of a row, "fwt": reason}.
+    """Why cells and figures are NaN: {"R[0,1]": reason, "R_given[0,1]": reason, "R[3]": of a row, "fwt": reason}.
 
     Args:
         taken: the rows that were asked for.

@@ -49,7 +49,7 @@ def lives() -> tuple[SupSup, Stream, list[Supermasks]]:
 def test_the_first_masks_are_what_a_shorter_life_knows(lives: tuple[SupSup, Stream, list[Supermasks]]) -> None:
     *_, states = lives
     for k, state in enumerate(states, 1):
-        assert tree.equal(recognise.first(states[-1], k), state)
+        assert tree.equal(recognise.only(states[-1], range(k)), state)
 
 
 def test_shares_are_those_of_single_images_counted_one_by_one(lives: tuple[SupSup, Stream, list[Supermasks]]) -> None:

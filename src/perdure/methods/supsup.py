@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from perdure import tree
 from perdure.contract import Answer, Batch, Examples, Fit, Method, Refused, Task, TaskId, Trace
 from perdure.model import Model, answer, first_come, head_of, parts_of, start, with_outputs
 from perdure.ops.codec import decode, encode
@@ -91,6 +92,7 @@ class Supermasks(NamedTuple):
     """Everything known after some tasks."""
 
     seed: int  # the key of W
+    labels: Tensor  # (n,) int64, all that were learned, sorted
     ids: tuple[TaskId, ...]  # in the order of learning
     masks: tuple[Params, ...]  # coded, by name of the weights, but for the head's
     heads: tuple[Params, ...]
@@ -105,6 +107,7 @@ class Masked(NamedTuple):
     stack: Stack
     bound: Bound
     ids: tuple[TaskId, ...]
+    labels: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,15 +172,15 @@ class SupSup(Method):
 
     def init(self, key: int, background: Examples | None = None) -> Supermasks:
         maskable(self.net)
-        return Supermasks(fold(key, "constants"), (), (), (), (), {})
+        return Supermasks(fold(key, "constants"), torch.empty(0, dtype=torch.int64), (), (), (), (), {})
 
     def learn(self, state: Supermasks, task: Task, key: int) -> tuple[Supermasks, Trace]:
         if task.id is None:
             return Allocation(self, state, task, key).learn()
-        state, labels = without(state, task.id.index), first_come(task)
+        others = [place for place, id in enumerate(state.ids) if id.index != task.id.index]
+        state, labels = only(state, others), first_come(task).to(state.labels.device)
         self.check(state, labels)
-        scores = self._first_scores(state, fold(key, "scores"))
-        model = Model(scores, start(self.wide, self.fit, 0).stats, labels, {})
+        model = Model(self._first_scores(state, fold(key, "scores")), self.fresh(state)[1], labels, {})
         descent, through = self.begin(state, model, replace(self.fit, moments="fresh"), key)
         masks = learn_masks(through, descent, task.examples)
         state = state._replace(mean=self._mean(state, through.scores))
@@ -185,21 +188,28 @@ class SupSup(Method):
 
     def begin(self, state: Supermasks, model: Model, fit: Fit, key: int) -> tuple[Descent, Through]:
         """What learns a mask: `model` holds its scores, their moments, and the labels of the first outputs."""
-        weights = constants(self.wide, state.seed)
+        weights, _ = self.fresh(state)
         layout = Layout(weights)
         moved = layout.flat({name: model.params.get(name, torch.ones_like(w)) for name, w in weights.items()})
-        ones = {name: torch.zeros_like(w) for name, w in weights.items() if name not in model.params}
-        moments = {slot: kept if "" in kept else {**ones, **kept} for slot, kept in model.moments.items()}
-        spare = -1 - torch.arange(self.outputs - len(model.labels))  # outputs that no label uses
+        still = {name: torch.zeros_like(w) for name, w in weights.items() if name not in model.params}
+        moments = {slot: kept if "" in kept else {**still, **kept} for slot, kept in model.moments.items()}
+        spare = -1 - torch.arange(self.outputs - len(model.labels)).to(model.labels)  # outputs that no label uses
         whole = Model(weights, model.stats, torch.cat([model.labels, spare]), moments)
         descent = Descent(self.wide, whole, fit, key, moved=moved)
         return descent, Through(descent, layout.flat(weights), model.params, self.make_rule())
+
+    def fresh(self, state: Supermasks) -> tuple[Params, Params]:
+        """W and the buffers that every task starts from, where the state is."""
+        both = constants(self.wide, state.seed), start(self.wide, self.fit, 0).stats
+        weights, stats = tree.to(both, state.labels.device)
+        return weights, stats
 
     def add(self, state: Supermasks, id: TaskId, masks: Params, stats: Params) -> Supermasks:
         """The state with a mask more, coded."""
         codes = {name: encode(mask) for name, mask in masks.items()}
         head = {name: codes.pop(name) for name in parts_of(head_of(self.wide, self.fit)) if name in codes}
         return state._replace(
+            labels=torch.cat([state.labels, id.classes]).unique(),
             ids=(*state.ids, id),
             masks=(*state.masks, codes),
             heads=(*state.heads, head),
@@ -207,7 +217,7 @@ class SupSup(Method):
         )
 
     def ready(self, state: Supermasks) -> Masked:
-        weights, k = constants(self.wide, state.seed), len(state.ids)
+        (weights, stats), k = self.fresh(state), len(state.ids)
         codes = [{**mask, **head} for mask, head in zip(state.masks, state.heads, strict=True)]
         bits = {
             name: torch.stack([decode(code[name], weights[name].numel()) for code in codes])
@@ -223,16 +233,15 @@ class SupSup(Method):
 
         rows = len(start(self.net, self.fit, 0).labels)
         first = {name: w[:rows] if name in head else w for name, w in weights.items()}
-        begin = Model(first, start(self.wide, self.fit, 0).stats, torch.arange(rows), {})
-        return Masked(stack, Bound(begin, Made([id.index for id in state.ids], own)), state.ids)
+        begin = Model(first, stats, torch.arange(rows).to(state.labels), {})
+        return Masked(stack, Bound(begin, Made([id.index for id in state.ids], own)), state.ids, state.labels)
 
     def predict(self, ready: Masked, x: Tensor, id: TaskId | None = None) -> Answer:
         if id is not None or not ready.ids:
             return respond(self.wide, ready.bound, x, id)
         places = SEARCHES[self.infer](self.wide, ready.stack, x, self.objective(ready.ids), self.pool)
         tasks = torch.tensor([id.index for id in ready.ids], device=x.device)[places]
-        labels = torch.cat([id.classes for id in ready.ids]).unique()
-        return routed(tasks, labels, lambda task, rows: answer(self.wide, ready.bound.tasks[task], x[rows]))
+        return routed(tasks, ready.labels, lambda task, rows: answer(self.wide, ready.bound.tasks[task], x[rows]))
 
     def check(self, state: Supermasks, classes: Tensor) -> None:
         if len(classes) > self.outputs:
@@ -258,7 +267,7 @@ class SupSup(Method):
 
     def _first_scores(self, state: Supermasks, key: int) -> Params:
         """Where scores start: drawn; the mean of earlier ones; or drawn, weighed by the masks so far."""
-        drawn, k = start_scores(self.wide, key), len(state.ids)
+        drawn, k = self.draw(state, key), len(state.ids)
         if self.transfer == "scores" and state.mean:
             return dict(state.mean)
         if self.transfer == "masks" and k:
@@ -266,6 +275,11 @@ class SupSup(Method):
             if self.rule == "largest":
                 return {name: score * shares[name] for name, score in drawn.items()}
             return {name: score.abs() * (2 * shares[name] - 1) for name, score in drawn.items()}
+        return drawn
+
+    def draw(self, state: Supermasks, key: int) -> Params:
+        """Scores at random, where the state is."""
+        drawn: Params = tree.to(start_scores(self.wide, key), state.labels.device)
         return drawn
 
     def _mean(self, state: Supermasks, scores: Params) -> Params:
@@ -287,12 +301,13 @@ class Allocation:
     """
 
     def __init__(self, method: SupSup, state: Supermasks, task: Task, key: int) -> None:
-        flow = state.flow or Flow(0, -1, torch.empty(0, dtype=torch.int64), (), torch.empty(0, 2, dtype=torch.int64))
-        seen = first_come(task)
+        none = state.labels[:0]
+        flow = state.flow or Flow(0, -1, none, (), none.view(0, 2))
+        seen = first_come(task).to(none.device)
         labels = torch.cat([flow.labels, seen[~torch.isin(seen, flow.labels)]])
         method.check(state, labels)
         ids = tuple(TaskId(place, labels) for place in range(len(state.ids)))
-        self.method, self.key, self.examples = method, key, task.examples.materialise()
+        self.method, self.key, self.examples = method, key, task.examples.materialise(none.device)
         self.fit = replace(method.fit, moments="kept", epochs=1)
         self.state, self.flow = state._replace(ids=ids), flow._replace(labels=labels)
         self.losses: list[Tensor] = []
@@ -303,7 +318,7 @@ class Allocation:
     def learn(self) -> tuple[Supermasks, Trace]:
         """The state after the chunk, and the loss of each batch before its step."""
         size, _ = length(self.fit, n := len(self.examples))
-        for step, rows in enumerate(batches := torch.arange(n).split(size), 1):
+        for step, rows in enumerate(batches := torch.arange(n, device=self.flow.log.device).split(size), 1):
             self._take(self.examples.take(rows))
             self.flow = self.flow._replace(batches=self.flow.batches + 1)
             if step % SHOWN == 0:
@@ -345,7 +360,7 @@ class Allocation:
         self._close()
         k, method, seed = len(self.state.ids), self.method, self.state.seed
         if k:
-            randoms = [start_scores(method.wide, fold(seed, "random", place)) for place in range(k, LEAST)]
+            randoms = [method.draw(self.state, fold(seed, "random", place)) for place in range(k, LEAST)]
             state = self.state
             for scores in randoms:
                 masks = method.make_rule().masks(scores)
@@ -363,12 +378,12 @@ class Allocation:
         self._close()
         self.pair = None
         if place == len(self.state.ids):
-            scores = start_scores(self.method.wide, fold(self.state.seed, "scores", place))
-            masks, stats = self.method.make_rule().masks(scores), start(self.method.wide, self.fit, 0).stats
+            scores = self.method.draw(self.state, fold(self.state.seed, "scores", place))
+            masks, (_, stats) = self.method.make_rule().masks(scores), self.method.fresh(self.state)
             self.state = self.method.add(self.state, TaskId(place, self.flow.labels), masks, stats)
             self.flow = self.flow._replace(masks=(*self.flow.masks, Grown(scores, {}, inf, 0)))
-        log = torch.cat([self.flow.log, torch.tensor([[self.flow.batches, place]])])
-        self.flow = self.flow._replace(current=place, log=log)
+        turn = torch.tensor([[self.flow.batches, place]]).to(self.flow.log)
+        self.flow = self.flow._replace(current=place, log=torch.cat([self.flow.log, turn]))
         if place >= 0:
             self._open(place)
 
@@ -408,13 +423,12 @@ class Allocation:
         self.flow = self.flow._replace(masks=(*masks[:place], grown, *masks[place + 1 :]))
 
 
-def without(state: Supermasks, index: int) -> Supermasks:
-    """The state without what was learned of a task: one that is learned again gets a new mask."""
-    kept = [place for place, id in enumerate(state.ids) if id.index != index]
+def only(state: Supermasks, places: Sequence[int]) -> Supermasks:
+    """The state of one who learned only the tasks at these places: no mask depends on another."""
 
     def pick(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-        return tuple(parts[place] for place in kept)
+        return tuple(parts[place] for place in places)
 
-    return state._replace(
-        ids=pick(state.ids), masks=pick(state.masks), heads=pick(state.heads), stats=pick(state.stats)
-    )
+    ids, masks, heads, stats = pick(state.ids), pick(state.masks), pick(state.heads), pick(state.stats)
+    labels = torch.cat([state.labels[:0], *(id.classes for id in ids)]).unique()
+    return state._replace(labels=labels, ids=ids, masks=masks, heads=heads, stats=stats)

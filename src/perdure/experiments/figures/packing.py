@@ -4,7 +4,8 @@ Accuracy on each task right after it was learned, against its number, the id giv
 of the weights that a task claimed, so the t-th task finds 2^(1 - t) of them free, and must take all older ones as they
 are. CPG picks among the older ones, gives back what it can spare, and grows, at most to half as many parameters again,
 where it misses on held-back examples what a network alone reaches there; it trains several times as long. One hidden
-layer of 30 units, so that room is short.
+layer of 30 units, so that room is short. Five tasks of two labels do not fill it: on split digits CPG's lead on the
+last two tasks, 1.4 points, is six images, four of them in one exam.
 
 Source: S. C. Y. Hung et al., "Compacting, picking and growing for unforgetting continual learning", 2019, arXiv
 1910.06562 (PackNet falls behind CPG from the fifth of 20 tasks of CIFAR-100 on); A. Mallya, S. Lazebnik, "PackNet",
@@ -41,7 +42,7 @@ from perdure.report.table import size
 TASKS, SEEDS, NET = {"permuted": 10, "split": 5}, 3, "mlp:30"
 METHODS: dict[str, dict[str, Any]] = {"independent": {}, "packnet": {"method.prune": 0.5}, "cpg": {}}
 SHADES = {"independent": FAINT, "packnet": HUES[1], "cpg": HUES[0]}
-NEAR = 0.05  # of the accuracy of a network a task
+NEAR = 5  # points
 
 
 def measure(lab: Lab) -> Numbers:
@@ -69,14 +70,6 @@ def means(numbers: Numbers, kind: str) -> dict[str, Matrix]:
     return {method: np.mean(numbers[kind][method], axis=0) for method in METHODS}
 
 
-def widens(numbers: Numbers, kind: str, ends: int) -> tuple[bool, str]:
-    """Whether CPG is further ahead of PackNet on so many last tasks than on as many first ones; and both gaps."""
-    mean = means(numbers, kind)
-    gap = 100 * (mean["cpg"] - mean["packnet"])
-    first, last = float(gap[:ends].mean()), float(gap[-ends:].mean())
-    return last > first, f"{first:+.1f} to {last:+.1f} points"
-
-
 def title(numbers: Numbers) -> str:
     """The finding."""
     holds = all(finding.holds for finding in findings(numbers))
@@ -86,21 +79,19 @@ def title(numbers: Numbers) -> str:
 def findings(numbers: Numbers) -> list[Finding]:
     """What there is to see."""
     mean, count = means(numbers, "permuted"), numbers["bytes"]["permuted"]
-    behind = mean["independent"] - mean["cpg"]
+    gap, behind = 100 * (mean["cpg"] - mean["packnet"]), 100 * (mean["independent"] - mean["cpg"])
+    first, last = float(gap[:3].mean()), float(gap[-3:].mean())
     return [
         Finding(
             "on permuted tasks CPG is further ahead of PackNet on the last three than on the first three",
-            *widens(numbers, "permuted", 3),
+            last > first,
+            f"{first:+.1f} to {last:+.1f} points",
         ),
         Finding(
-            f"there CPG stays within {100 * NEAR:.0f} points of a network a task, on every task",
+            f"there CPG stays within {NEAR} points of a network a task, on every task",
             bool(behind.max() < NEAR),
-            f"at most {100 * behind.max():.1f} points behind; mean of all tasks "
+            f"at most {behind.max():.1f} points behind; mean of all tasks "
             + ", ".join(f"{method} {100 * mean[method].mean():.1f} % in {size(count[method])}" for method in METHODS),
-        ),
-        Finding(
-            "on split tasks, of two labels each, CPG is further ahead on the last two than on the first two",
-            *widens(numbers, "split", 2),
         ),
     ]
 
@@ -113,14 +104,12 @@ def draw(numbers: Numbers) -> Figure:
     low -= low % 0.1
     for axes, kind in zip(panels, TASKS, strict=True):
         tasks = np.arange(1, len(numbers[kind]["cpg"][0]) + 1)
-        places = {}
-        for method, hue in SHADES.items():
-            mean = band(axes, tasks, numbers[kind][method], hue)
-            places[method] = (tasks[-1], mean[-1], hue)
+        ends = {m: (tasks[-1], band(axes, tasks, numbers[kind][m], hue)[-1], hue) for m, hue in SHADES.items()}
         percent(axes, low)
         axes.set_title(f"{kind}: accuracy when just learned, %")
         axes.set_xlabel("number of the task")
         axes.set_xticks(tasks)
-        labelled(axes, places, 0.06 * (1 - low))
+        if axes is panels[0]:
+            labelled(axes, ends, 0.06 * (1 - low))
     headed(figure, title(numbers), f"One hidden layer of {NET.partition(':')[2]} units, the id given; {SPREAD}")
     return figure

@@ -35,7 +35,7 @@ from perdure.experiments.experiment import Experiment, command
 from perdure.experiments.figures.lab import WIDTH, Finding, Lab, Numbers, headed, labelled, percent, plain
 from perdure.experiments.provenance import commit
 from perdure.fold import Setting
-from perdure.methods.supsup import Supermasks, SupSup
+from perdure.methods.supsup import Supermasks, SupSup, only
 from perdure.report.figures import HUES
 from perdure.report.table import size
 from perdure.result import read_record
@@ -88,11 +88,6 @@ def life(experiment: Experiment, home: Path, lab: Lab) -> tuple[SupSup, Stream, 
     return method, stream, load_state(Blobs(folder / "states"), read_record(folder)["state"], method.states)
 
 
-def first(state: Supermasks, k: int) -> Supermasks:
-    """The state after its first k tasks: no mask depends on those that follow."""
-    return state._replace(ids=state.ids[:k], masks=state.masks[:k], heads=state.heads[:k], stats=state.stats[:k])
-
-
 def _share(found: Tensor | None, truth: Tensor | int) -> float:
     assert found is not None
     return float(torch.as_tensor(found == truth).double().mean())
@@ -123,7 +118,7 @@ def recognised(
     numbers |= {told: {"task": [], "label": []} for told in TOLD}
     numbers |= {"alone": [], "batch": []} if timed else {}
     for k in masks:
-        ready = method.ready(first(state, k))
+        ready = method.ready(only(state, range(k)))
         for told, one in telling.items():
             answers = [one.predict(ready, x) for x, _, _ in asked[:k]]
             tasks = [_share(answer.task, task) for task, answer in enumerate(answers)]
