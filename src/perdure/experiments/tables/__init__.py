@@ -11,7 +11,7 @@ from perdure.experiments.tables.hw14 import hw14
 from perdure.experiments.tables.noisy import noisy_pair
 from perdure.experiments.tables.si import si_permuted
 from perdure.experiments.tables.split_cifar import split_cifar100
-from perdure.experiments.tables.supsup import supsup_mnist
+from perdure.experiments.tables.supsup import supsup_mnist, supsup_refresh
 from perdure.experiments.tables.table import Claim, Table
 from perdure.experiments.tables.three_scenarios import permuted_mnist, split_mnist
 
@@ -23,6 +23,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "vdv-split": split_mnist,
     "a-gem-permuted": a_gem_permuted,
     "supsup-mnist": supsup_mnist,
+    "supsup-refresh": supsup_refresh,
     "split-cifar100": split_cifar100,
     "vdv-permuted": permuted_mnist,
     "si-permuted": si_permuted,
