@@ -124,8 +124,8 @@ def supsup_mnist() -> Table:
                 f"{PAPER}, as others quote its appendix; some seeds are said to fail whole",
                 hopfield,
                 band=0.02,
-                note="Four of five seeds reach 99.0; in one the search ends between two masks, and a whole task is lost "
-                "(69.3), as lecture notes on the paper say of some seeds.",
+                note="Four of five seeds reach 99.0; in one the search ends between two masks, and tasks are lost whole "
+                "(69.3); lecture notes on the paper say so of some seeds.",
             ),
         ),
     )
