@@ -124,7 +124,7 @@ def supsup_mnist() -> Table:
                 f"{PAPER}, as others quote its appendix; some seeds are said to fail whole",
                 hopfield,
                 band=0.02,
-                note="Four of five seeds reach 99.0; in one the search ends between two masks, and tasks are lost whole "
+                note="Four of five seeds reach 99.0; in one the search ends between masks, and tasks are lost whole "
                 "(69.3); lecture notes on the paper say so of some seeds.",
             ),
         ),
