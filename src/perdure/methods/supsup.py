@@ -12,12 +12,13 @@ before any step on it, by H: where the best of k masks is hardly better than the
 
     max_i(-g_i) - log mean_i exp(-g_i) < log(1 + eps)
 
-it is nobody's, and gets a mask of its own. The youngest mask is not judged before it has learned for a while.
+it is nobody's, and gets a mask of its own; and so it does where the best mask's loss on it is far from usual. The
+youngest mask is not judged before it has learned for a while.
 
 Reference: M. Wortsman et al., "Supermasks in superposition", 2020, arXiv 2006.14769.
 Deviations: W depends on a key alone, not on how many tasks there will be. Only learned masks take part; fewer than 5
-are joined by random ones in NNs, as in the authors' code, but these can never be chosen. The loss as an alarm, the
-probation and moments that each mask keeps are not in the paper. Masks are transferred by weighing drawn scores with
+are joined by random ones in NNs, as in the authors' code, but these can never be chosen. The loss as an alarm and
+as a check, the probation and moments that each mask keeps are not in the paper. Masks are transferred by weighing drawn scores with
 the share (c + 1/2) / (k + 1) of the k masks that keep a weight: their bare mean would leave no score near its cut.
 Superposed statistics of normalisation are the mean of the tasks'.
 Memory: a key, and for each task a coded mask (at most a bit a weight) and its statistics; in NNs the scores and their
@@ -38,7 +39,7 @@ from torch.nn.functional import cross_entropy
 
 from perdure import tree
 from perdure.contract import Answer, Batch, Examples, Fit, Method, Refused, Task, TaskId, Trace
-from perdure.model import Model, answer, first_come, head_of, parts_of, start, with_outputs
+from perdure.model import Model, answer, first_come, forward, head_of, parts_of, start, with_outputs
 from perdure.ops.codec import decode, encode
 from perdure.ops.infer import Bound, Made, entropy, respond, routed
 from perdure.ops.masks import (
@@ -330,7 +331,7 @@ class Allocation:
         """Asks whose a batch is when it is time to, or when its loss is not usual; then a step by that mask."""
         asked = self.pair is None or (self.flow.batches % self.method.every == 0 and not self._young())
         if asked:
-            self._turn_to(self._whose(batch.x))
+            self._turn_to(self._whose(batch))
         if self.pair is None:
             return
         descent, _ = self.pair
@@ -339,7 +340,7 @@ class Allocation:
         if not asked and not self._young() and loss.item() > self._mask.usual + self.method.jump:
             for buffer, kept in zip(descent.net.buffers(), stats, strict=True):
                 buffer.copy_(kept)  # as if it had never seen the batch
-            self._turn_to(self._whose(batch.x))
+            self._turn_to(self._whose(batch))
             if self.pair is None:
                 return
             loss = self._loss(batch)
@@ -355,21 +356,28 @@ class Allocation:
         through.bind()
         return cross_entropy(descent(batch.x), descent.targets(batch.y))
 
-    def _whose(self, x: Tensor) -> int:
-        """The place of the mask that stands out, or of a new one; -1 where there may be no more."""
+    def _whose(self, batch: Batch) -> int:
+        """The place of the mask whose a batch is, or of a new one; -1 where there may be no more."""
         self._close()
-        k, method, seed = len(self.state.ids), self.method, self.state.seed
+        k, method, state = len(self.state.ids), self.method, self.state
         if k:
-            randoms = [method.draw(self.state, fold(seed, "random", place)) for place in range(k, LEAST)]
-            state = self.state
-            for scores in randoms:
-                masks = method.make_rule().masks(scores)
+            for place in range(k, LEAST):
+                masks = method.make_rule().masks(method.draw(state, fold(state.seed, "random", place)))
                 state = method.add(state, state.ids[0], masks, state.stats[0])
-            pull = -gradients(method.wide, method.ready(state).stack, x, entropy, pool=len(x))[0]
+            stack = method.ready(state).stack
+            pull = -gradients(method.wide, stack, batch.x, entropy, pool=len(batch.x))[0]
             best = int(pull.argmax())
-            if best < k and float(pull[best] - pull.logsumexp(0)) + log(len(pull)) >= log1p(method.eps):
+            stands_out = float(pull[best] - pull.logsumexp(0)) + log(len(pull)) >= log1p(method.eps)
+            if best < k and stands_out and self._fits(stack, best, batch):
                 return best
         return k if method.most is None or k < method.most else -1
+
+    def _fits(self, stack: Stack, place: int, batch: Batch) -> bool:
+        """Whether the loss of a batch is about what is usual for a mask."""
+        model = Model(bind(stack, place), stack.stats[place], self.flow.labels, {})
+        targets = (batch.y[:, None] == self.flow.labels).long().argmax(1)
+        loss = cross_entropy(forward(self.method.wide, model, batch.x), targets)
+        return loss.item() <= self.flow.masks[place].usual + self.method.jump
 
     def _turn_to(self, place: int) -> None:
         """Lets another mask learn."""
