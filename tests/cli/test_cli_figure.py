@@ -20,7 +20,7 @@ def test_a_smoke_test_stores_nothing(perdure, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(figures, "STORED", tmp_path / "stored")
     said = perdure("figure order --smoke --out a.png")
     assert said.status == 0
-    assert "measuring order: seconds" in said.err
+    assert "measuring order on digits: seconds" in said.err
     assert "seen" not in said.out
     assert "means nothing" in said.out
     assert not (tmp_path / "stored").exists()
@@ -43,7 +43,7 @@ def test_what_was_measured_is_stored_and_not_measured_again(perdure, monkeypatch
 def test_the_page_comes_with_its_pictures(perdure) -> None:
     assert perdure("figure --page figures.md").status == 0
     assert Path("figures.md").read_text() == figures.page()
-    assert {path.stem for path in Path("figures").iterdir()} == set(figures.FIGURES)
+    assert {path.stem for path in Path("figures").iterdir()} >= set(figures.FIGURES)
 
 
 @pytest.mark.parametrize(

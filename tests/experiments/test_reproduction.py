@@ -113,7 +113,8 @@ def test_every_run_of_every_table_can_be_planned_from_its_command(name: str) -> 
     assert of.name == name
     for run in of.runs.values():
         general = {"tasks": run.tasks, "scenario": run.scenario, "net": run.net, "seed": run.seeds[0]}
-        rows = {} if run.setting == Setting() else {"exam_rows": run.setting.exam_rows}
+        names = ("exam_rows", "exam_examples")
+        rows = {} if run.setting == Setting() else {name: getattr(run.setting, name) for name in names}
         given = {key: value for key, value in (general | rows | run.options).items() if value is not None}
         again = plan(run.stream, run.method, given)
         assert {**again.options, **run.options} == again.options

@@ -76,7 +76,7 @@ def _bars(bars: Progress, seeds: int, place: Callable[[Moment], str], done: Call
 
 def _lines(console: Console, seeds: int, place: Callable[[Moment], str], done: Callable[[Moment], int]) -> Watch:
     """One line when a task has been learned and examined."""
-    loss, first, begun = float("nan"), -1, time.monotonic()
+    loss, first, begun = float("nan"), -1, 0.0
 
     def watch(moment: Moment) -> None:
         nonlocal loss, first, begun
@@ -84,8 +84,9 @@ def _lines(console: Console, seeds: int, place: Callable[[Moment], str], done: C
             loss = moment.progress.loss
             if first < 0:
                 first, begun = done(moment), time.monotonic()
+        elif moment.doing == "learned" and first < 0:  # by a loop of its own, which said nothing on the way
+            first, begun = done(moment), time.monotonic() - moment.seconds
         elif moment.doing == "examined" and moment.call:
-            first = max(first, 0)  # a method with a loop of its own says nothing while it learns
             spent, learned = time.monotonic() - begun, done(moment) + 1 - first
             left = spent / learned * (seeds * moment.calls - done(moment) - 1)
             tail = f", about {left:.0f} s left" if left else ""

@@ -17,10 +17,10 @@ youngest mask is not judged before it has learned for a while.
 
 Reference: M. Wortsman et al., "Supermasks in superposition", 2020, arXiv 2006.14769.
 Deviations: W depends on a key alone, not on how many tasks there will be. Only learned masks take part; fewer than 5
-are joined by random ones in NNs, as in the authors' code, but these can never be chosen. The loss as an alarm and
-as a check, the probation and moments that each mask keeps are not in the paper. Masks are transferred by weighing drawn scores with
-the share (c + 1/2) / (k + 1) of the k masks that keep a weight: their bare mean would leave no score near its cut.
-Superposed statistics of normalisation are the mean of the tasks'.
+are joined by random ones in NNs, as in the authors' code, but these can never be chosen. The loss as an alarm and as a
+check, the probation and moments that each mask keeps are not in the paper. Masks are transferred by weighing drawn
+scores with the share (c + 1/2) / (k + 1) of the k masks that keep a weight: their bare mean would leave no score near
+its cut. Superposed statistics of normalisation are the mean of the tasks'.
 Memory: a key, and for each task a coded mask (at most a bit a weight) and its statistics; in NNs the scores and their
 moments too.
 """
