@@ -138,8 +138,7 @@ def findings(numbers: Numbers) -> list[Finding]:
             f"error {100 * dense:.2f} %, then {100 * mean['cut'][1]:.2f} %",
         ),
         Finding(
-            f"with {times:.0f} times fewer weights it errs less when they were cut in steps, retrained after each, than at "
-            "once",
+            f"with {times:.0f} times fewer weights it errs less when they were cut in steps than when all at once",
             bool(mean["steps"][at] < mean["once"][at]),
             f"error {100 * dense:.2f} % with all weights ({100 * mean['steps'][0]:.2f} % trained on), "
             f"{100 * mean['steps'][at]:.2f} % with {100 * density[at]:.1f} % of them; cut once "
