@@ -377,6 +377,8 @@ class Descent:
     @property
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """The optimiser's moments by slot and parameter; a count of steps, alike for all, is named ""."""
+        if not self._steps:
+            return {slot: {name: tensor.clone() for name, tensor in kept.items()} for slot, kept in self.kept.items()}
         named: dict[str, dict[str, Tensor]] = {}
         for slot, tensors in self._optimiser.slots.items():
             names = ["" for _ in tensors] if slot == COUNT else self.layout.shapes

@@ -180,7 +180,9 @@ class SupSup(Method):
             return Allocation(self, state, task, key).learn()
         others = [place for place, id in enumerate(state.ids) if id.index != task.id.index]
         state, labels = only(state, others), first_come(task).to(state.labels.device)
-        self.check(state, labels)
+        self.check(labels)
+        if self.most is not None and len(state.ids) >= self.most:
+            raise Refused(f"all {self.most} masks are in use; raise method.most, or leave it out for no limit")
         model = Model(self._first_scores(state, fold(key, "scores")), self.fresh(state)[1], labels, {})
         descent, through = self.begin(state, model, replace(self.fit, moments="fresh"), key)
         masks = learn_masks(through, descent, task.examples)
@@ -244,13 +246,12 @@ class SupSup(Method):
         tasks = torch.tensor([id.index for id in ready.ids], device=x.device)[places]
         return routed(tasks, ready.labels, lambda task, rows: answer(self.wide, ready.bound.tasks[task], x[rows]))
 
-    def check(self, state: Supermasks, classes: Tensor) -> None:
-        if len(classes) > self.outputs:
+    def check(self, labels: Tensor) -> None:
+        """Raises Refused where the network has fewer outputs than labels (l,)."""
+        if len(labels) > self.outputs:
             raise Refused(
-                f"a task has {len(classes)} labels, and the network {self.outputs} outputs; raise method.outputs"
+                f"a task has {len(labels)} labels, and the network {self.outputs} outputs; raise method.outputs"
             )
-        if self.most is not None and len(state.ids) >= self.most:
-            raise Refused(f"all {self.most} masks are in use; raise method.most, or leave it out for no limit")
 
     def objective(self, ids: Sequence[TaskId]) -> Objective:
         """What is low where a network is sure, once the tasks of these ids are learned."""
@@ -306,7 +307,7 @@ class Allocation:
         flow = state.flow or Flow(0, -1, none, (), none.view(0, 2))
         seen = first_come(task).to(none.device)
         labels = torch.cat([flow.labels, seen[~torch.isin(seen, flow.labels)]])
-        method.check(state, labels)
+        method.check(labels)
         ids = tuple(TaskId(place, labels) for place in range(len(state.ids)))
         self.method, self.key, self.examples = method, key, task.examples.materialise(none.device)
         self.fit = replace(method.fit, moments="kept", epochs=1)
@@ -381,7 +382,7 @@ class Allocation:
 
     def _turn_to(self, place: int) -> None:
         """Lets another mask learn."""
-        if self.pair is not None and place == self.flow.current:
+        if place == self.flow.current and (place < 0 or self.pair is not None):
             return
         self._close()
         self.pair = None
