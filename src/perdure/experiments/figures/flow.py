@@ -118,7 +118,7 @@ def draw(numbers: Numbers) -> Figure:
         right.plot(numbered, numbers["accuracy"][scenario], color=hue, marker="o", ms=2.8, lw=1.4, label=words)
     low = min(min(row) for row in numbers["accuracy"].values())
     percent(right, low - low % 0.1)
-    right.legend(loc="lower left", frameon=False)
+    right.legend(loc="upper left", frameon=False)
     right.set_xlabel("task")
     right.set_title("accuracy in the end, %")
     headed(figure, title(numbers), "Permuted pixels; the id is withheld at every exam")
