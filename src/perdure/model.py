@@ -99,6 +99,12 @@ def first_come(task: Task) -> Tensor:
     return classes[first.scatter_reduce(0, where, places, "amin").argsort(stable=True).to(classes.device)]
 
 
+def extended(labels: Tensor, task: Task) -> Tensor:
+    """The labels (n,) with those of a task that are new, in the order in which its examples first show them."""
+    seen = first_come(task).to(labels.device)
+    return torch.cat([labels, seen[~torch.isin(seen, labels)]])
+
+
 def grow(net: nn.Module, fit: Fit, model: Model, task: Task) -> Model:
     """The model with a row for each label of a task; new rows start at zero."""
     classes = classes_of(task).to(model.labels.device)

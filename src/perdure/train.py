@@ -61,7 +61,7 @@ def watching(watcher: Callable[[Progress], None]) -> Iterator[None]:
 
 
 def show(progress: Progress) -> None:
-    """Tells whoever watches how far learning is: for a loop without a descent's own batches."""
+    """Tells whoever watches how far learning is; a loop without a descent's own batches says it itself."""
     if (watcher := _watcher.get()) is not None:
         watcher(progress)
 
@@ -268,7 +268,6 @@ class Descent:
         home = examples.labels.device
         width = max(1, examples.raw(torch.zeros(1, dtype=torch.int64, device=home)).numel())
         block, epoch = size * max(1, BLOCK // (width * size)), 0
-        watcher = _watcher.get()
         while self._steps < self._total:
             for rows in self.order(n, epoch).to(home).split(block):
                 x, y, rows = examples.take(rows)
@@ -277,20 +276,19 @@ class Descent:
                     yield Batch(*batch)
                     if self._steps == self._total:
                         break
-                self._check(watcher)
+                self._check()
                 if self._steps == self._total:
                     break
             epoch += 1
 
-    def _check(self, watcher: Callable[[Progress], None] | None) -> None:
+    def _check(self) -> None:
         loss = float(self._losses[-1]) if self._losses else 0.0
         if not abs(loss) < float("inf"):
             raise Diverged(
                 f"the loss is {loss} after {self._steps} steps: training diverged. "
                 f"Lower fit.lr (now {self.fit.lr:g}), set fit.clip, or lower the method's strength"
             )
-        if watcher is not None:
-            watcher(Progress(self._steps, self._total, loss))
+        show(Progress(self._steps, self._total, loss))
 
     def grad(self, loss: Tensor, onto: Tensor | None = None) -> Tensor:
         """(P,) the gradient of a scalar loss; zero where the loss does not depend on a parameter, or it is frozen.

@@ -7,6 +7,7 @@ from math import sqrt
 import pytest
 import torch
 import torch.nn.functional as F
+from shared_weights import FIT, lesson, lived, network
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -22,17 +23,7 @@ from perdure.ops.infer import entropy
 from perdure.ops.rank_one import bind, gradients, piled, superposed
 from perdure.rng import fold, normal, permutation
 
-FIT = Fit(steps=30, batch=20, lr=0.01)
 SGD = Fit(optimizer="sgd", steps=1, batch=60, lr=0.01)
-
-
-def _net(rows: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)
-        )
-    return with_outputs(net, Fit(), rows)
 
 
 def _conv() -> nn.Module:
@@ -42,25 +33,11 @@ def _conv() -> nn.Module:
         return nn.Sequential(*layers, nn.Conv2d(3, 2, (3, 2), stride=2), nn.Flatten(), nn.Linear(4, 3))
 
 
-NETS = pytest.mark.parametrize("net", [_net(3), _conv()], ids=["mlp", "conv"])
-
-
-def _task(number: int, classes: tuple[int, ...], n: int = 60) -> Task:
-    labels = torch.tensor(classes)[permutation(fold(1, number), n) % len(classes)]
-    centres = 2 * normal(fold(2, number), 6 * len(classes)).view(-1, 6)
-    x = centres[torch.searchsorted(torch.tensor(classes), labels)] + normal(fold(3, number), 6 * n).view(n, 6)
-    return Task(Arrays(x.float(), labels), TaskId(number, torch.tensor(classes)))
+NETS = pytest.mark.parametrize("net", [network(3), _conv()], ids=["mlp", "conv"])
 
 
 def _x(task: Task) -> Tensor:
     return task.examples.take(torch.arange(60)).x
-
-
-def _learn(method: BatchEnsemble, *tasks: Task) -> list[Ensemble]:
-    states = [method.init(7)]
-    for place, task in enumerate(tasks):
-        states.append(method.learn(states[-1], task, fold(7, place))[0])
-    return states
 
 
 def _scales(net: nn.Module, key: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -94,7 +71,7 @@ def test_bound_weights_scale_the_inputs_and_the_outputs_of_every_layer(net: nn.M
 @NETS
 def test_a_step_moves_s_and_t_along_the_gradient_at_the_bound_weights(net: nn.Module) -> None:
     """ds = (G * W) t and dt = (G * W)^T s, G = dL/dW_i; W, when it learns, along G * s t^T."""
-    method, task = BatchEnsemble(net, SGD, fast_lr=0.02), _task(0, (0, 1, 2))
+    method, task = BatchEnsemble(net, SGD, fast_lr=0.02), lesson(0, (0, 1, 2))
     before = method.init(7)
     still = BatchEnsemble(net, replace(SGD, lr=0.0)).learn(before, task, 3)[0].parts[0]  # where s and t start
     after = method.learn(before, task, 3)[0]
@@ -118,7 +95,7 @@ def test_a_step_moves_s_and_t_along_the_gradient_at_the_bound_weights(net: nn.Mo
 
 
 def test_frozen_parameters_are_no_part_of_a_descent() -> None:
-    net = _net(2)
+    net = network(2)
     params, (s, t) = dict(net.named_parameters()), _scales(net, 1)
     stats = dict(net.named_buffers())
     moving = {name for name, _ in Member(net, params, stats, s, t, [*matrices(net), "0.bias"]).named_parameters()}
@@ -132,8 +109,8 @@ def test_frozen_parameters_are_no_part_of_a_descent() -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_trained_weights_move_in_the_first_task_alone(optimizer: str) -> None:
     fit = replace(FIT, optimizer=optimizer, weight_decay=0.1, moments="kept")  # type: ignore[arg-type]
-    states = _learn(BatchEnsemble(_net(2), fit), *(_task(t, (0, 1)) for t in range(3)))
-    for name in matrices(_net(2)):
+    states = lived(BatchEnsemble(network(2), fit), *(lesson(t, (0, 1)) for t in range(3)))
+    for name in matrices(network(2)):
         assert not torch.equal(states[0].model.params[name], states[1].model.params[name])
         assert torch.equal(states[1].model.params[name], states[3].model.params[name])
     for name in ("0.bias", "1.weight", "5.bias"):  # every task starts its vectors from the same values
@@ -142,32 +119,32 @@ def test_trained_weights_move_in_the_first_task_alone(optimizer: str) -> None:
 
 
 def test_the_first_task_learns_at_the_rate_of_fit_and_the_others_at_their_own() -> None:
-    method = BatchEnsemble(_net(2), FIT, fast_lr=0.0)
-    first, second = _learn(method, _task(0, (0, 1)), _task(1, (0, 1)))[2].parts
+    method = BatchEnsemble(network(2), FIT, fast_lr=0.0)
+    first, second = lived(method, lesson(0, (0, 1)), lesson(1, (0, 1)))[2].parts
     assert all(set(s.abs().tolist()) == {1.0} for s in (*second.s.values(), *second.t.values()))
     assert all(set(s.abs().tolist()) != {1.0} for s in (*first.s.values(), *first.t.values()))
     rated = method.with_(fast_lr=0.01, weights="random")
-    assert all(s.abs().ne(1).any() for part in _learn(rated, _task(0, (0, 1)))[1].parts for s in part.s.values())
+    assert all(s.abs().ne(1).any() for part in lived(rated, lesson(0, (0, 1)))[1].parts for s in part.s.values())
     assert all(
         s.abs().eq(1).all()
-        for part in _learn(rated.with_(fast_lr=0.0), _task(0, (0, 1)))[1].parts
+        for part in lived(rated.with_(fast_lr=0.0), lesson(0, (0, 1)))[1].parts
         for s in part.s.values()
     )
 
 
 def test_weights_that_fit_freezes_are_not_trained() -> None:
-    states = _learn(BatchEnsemble(_net(2), replace(FIT, freeze="0.*")), _task(0, (0, 1)))
+    states = lived(BatchEnsemble(network(2), replace(FIT, freeze="0.*")), lesson(0, (0, 1)))
     for name in ("0.weight", "3.weight"):
         assert torch.equal(states[0].model.params[name], states[1].model.params[name]) == (name == "0.weight")
     assert torch.equal(states[0].model.params["0.bias"], states[1].parts[0].vectors["0.bias"])
 
 
 @pytest.mark.parametrize("weights", ["trained", "random"])
-@pytest.mark.parametrize("net", [_net(), with_outputs(_conv(), Fit(), 0)], ids=["mlp", "conv"])
+@pytest.mark.parametrize("net", [network(), with_outputs(_conv(), Fit(), 0)], ids=["mlp", "conv"])
 def test_old_logits_keep_their_bits_also_when_the_head_grows(net: nn.Module, weights: str) -> None:
     method = BatchEnsemble(net, replace(FIT, optimizer="adamw", weight_decay=0.1), weights=weights)  # type: ignore[arg-type]
-    tasks = [_task(0, (0, 1)), _task(1, (2, 3, 4)), _task(2, (5, 6, 7, 8, 9))]
-    states = _learn(method, *tasks)
+    tasks = [lesson(0, (0, 1)), lesson(1, (2, 3, 4)), lesson(2, (5, 6, 7, 8, 9))]
+    states = lived(method, *tasks)
     for number, task in enumerate(tasks):
         then, now = (method.predict(method.ready(states[at]), _x(task), task.id) for at in (number + 1, 3))
         assert tree.equal(then, now)
@@ -179,7 +156,7 @@ def test_old_logits_keep_their_bits_also_when_the_head_grows(net: nn.Module, wei
 
 @pytest.mark.parametrize("weights", ["trained", "random"])
 def test_a_task_costs_two_vectors_a_layer_its_vectors_and_statistics(weights: str) -> None:
-    states = _learn(BatchEnsemble(_net(2), FIT, weights=weights), *(_task(t, (0, 1)) for t in range(3)))  # type: ignore[arg-type]
+    states = lived(BatchEnsemble(network(2), FIT, weights=weights), *(lesson(t, (0, 1)) for t in range(3)))  # type: ignore[arg-type]
     fast, vectors = 4 * (16 + 6 + 8 + 16 + 2 + 8), 4 * (16 + 2 * 16 + 8 + 2)
     statistics, labels = 4 * (16 + 16) + 8, 2 * 8
     sizes = [tree.nbytes(state) for state in states]
@@ -189,8 +166,8 @@ def test_a_task_costs_two_vectors_a_layer_its_vectors_and_statistics(weights: st
 
 
 def test_random_weights_are_signed_constants_whatever_tasks_there_will_be() -> None:
-    method = BatchEnsemble(_net(), FIT, weights="random")
-    states = _learn(method, _task(0, (0, 1)), _task(1, (2, 3, 4, 5)))
+    method = BatchEnsemble(network(), FIT, weights="random")
+    states = lived(method, lesson(0, (0, 1)), lesson(1, (2, 3, 4, 5)))
     few, many = (method._shared(state, rows) for state, rows in ((states[0], 2), (states[2], 4)))
     for name, fan in (("0.weight", 6), ("3.weight", 16), ("5.weight", 8)):
         assert few[name].abs().allclose(torch.tensor(sqrt(2 / fan)))
@@ -199,7 +176,7 @@ def test_random_weights_are_signed_constants_whatever_tasks_there_will_be() -> N
 
 
 def test_rows_that_the_first_task_had_no_label_for_stay() -> None:
-    states = _learn(BatchEnsemble(_net(4), FIT), _task(0, (0, 1)))
+    states = lived(BatchEnsemble(network(4), FIT), lesson(0, (0, 1)))
     before, after = (state.model.params["5.weight"] for state in states)
     assert torch.equal(before[2:], after[2:])
     assert not torch.equal(before[:2], after[:2])
@@ -207,7 +184,7 @@ def test_rows_that_the_first_task_had_no_label_for_stay() -> None:
 
 def test_rows_that_no_earlier_task_needed_are_random_and_not_zero() -> None:
     """On frozen rows of 0 no scale could learn."""
-    states = _learn(BatchEnsemble(_net(), FIT), _task(0, (0, 1)), _task(1, (2, 3, 4)))
+    states = lived(BatchEnsemble(network(), FIT), lesson(0, (0, 1)), lesson(1, (2, 3, 4)))
     head = states[2].model.params["5.weight"]
     assert torch.equal(head[:2], states[1].model.params["5.weight"])
     assert head[2].abs().allclose(torch.tensor(sqrt(2 / 8)))
@@ -230,8 +207,8 @@ def test_bytes_as_published() -> None:
 
 def _lived(net: nn.Module, steps: int = 30) -> tuple[BatchEnsemble, Ensemble, list[Task]]:
     method = BatchEnsemble(with_outputs(net, Fit(), 0), replace(FIT, steps=steps), infer="one-shot")
-    tasks = [_task(0, (0, 1)), _task(1, (2, 3, 4)), _task(2, (5, 6))]
-    return method, _learn(method, *tasks)[-1], tasks
+    tasks = [lesson(0, (0, 1)), lesson(1, (2, 3, 4)), lesson(2, (5, 6))]
+    return method, lived(method, *tasks)[-1], tasks
 
 
 @NETS
@@ -272,7 +249,7 @@ def test_superposed_weights_are_the_mean_of_the_tasks_weights() -> None:
 
 
 def test_the_task_of_the_lowest_gradient_answers() -> None:
-    method, state, tasks = _lived(_net())
+    method, state, tasks = _lived(network())
     ready, x = method.ready(state), torch.cat([_x(task) for task in tasks])
     assert ready.stack is not None
     answer, places = method.predict(ready, x), gradients(method.net, ready.stack, x).argmin(1)
@@ -289,7 +266,7 @@ def test_the_task_of_the_lowest_gradient_answers() -> None:
 
 
 def test_by_entropy_the_surest_task_answers() -> None:
-    method, state, tasks = _lived(_net())
+    method, state, tasks = _lived(network())
     method = method.with_(infer="entropy")
     ready, x = method.ready(state), torch.cat([_x(task) for task in tasks])
     each = torch.stack([entropy(method.predict(ready, x, task.id).logits) for task in tasks])
@@ -302,10 +279,10 @@ def test_by_entropy_the_surest_task_answers() -> None:
 
 
 def test_other_names_for_labels_change_no_logit() -> None:
-    method, task = BatchEnsemble(_net(), FIT), _task(0, (0, 1, 2))
+    method, task = BatchEnsemble(network(), FIT), lesson(0, (0, 1, 2))
     assert isinstance(task.examples, Arrays)
     renamed = Task(Arrays(task.examples.x, 9 - task.examples.labels), TaskId(0, torch.tensor([7, 8, 9])))
-    one, two = (method.predict(method.ready(_learn(method, each)[1]), _x(task), each.id) for each in (task, renamed))
+    one, two = (method.predict(method.ready(lived(method, each)[1]), _x(task), each.id) for each in (task, renamed))
     assert torch.equal(9 - one.labels, two.labels.flip(0))
     assert torch.equal(one.logits, two.logits.flip(1))
 
@@ -318,8 +295,8 @@ def test_labels_come_in_the_order_of_examples_and_those_without_any_last() -> No
 
 
 def test_a_task_learned_again_replaces_its_part_and_leaves_the_weights() -> None:
-    task = _task(0, (0, 1))
-    states = _learn(BatchEnsemble(_net(), FIT), task, task)
+    task = lesson(0, (0, 1))
+    states = lived(BatchEnsemble(network(), FIT), task, task)
     assert len(states[2].parts) == 1
     assert not tree.equal(states[1].parts, states[2].parts)
     assert tree.equal(states[1].model, states[2].model)
@@ -329,19 +306,19 @@ def test_before_any_task_the_start_values_answer_if_they_have_labels() -> None:
     x = torch.ones(3, 6)
     for weights in ("trained", "random"):
         for rows in (2, 0):
-            method = BatchEnsemble(_net(rows), FIT, weights=weights, infer="one-shot")  # type: ignore[arg-type]
+            method = BatchEnsemble(network(rows), FIT, weights=weights, infer="one-shot")  # type: ignore[arg-type]
             answer = method.predict(method.ready(method.init(7)), x)
             assert (answer.logits.shape, answer.labels.tolist()) == ((3, rows), list(range(rows)))
 
 
 def test_bad_options_are_refused() -> None:
     with pytest.raises(Refused, match=r"method.weights is 'frozen'; use one of trained, random"):
-        BatchEnsemble(_net(), weights="frozen")  # type: ignore[arg-type]
+        BatchEnsemble(network(), weights="frozen")  # type: ignore[arg-type]
     with pytest.raises(Refused, match=r"method.infer is 'binary'; use one of entropy, one-shot"):
-        BatchEnsemble(_net(), infer="binary")  # type: ignore[arg-type]
+        BatchEnsemble(network(), infer="binary")  # type: ignore[arg-type]
     for rate in (-1.0, float("nan")):
         with pytest.raises(Refused, match=f"method.fast_lr is {rate}; it must not be negative"):
-            BatchEnsemble(_net(), fast_lr=rate)
+            BatchEnsemble(network(), fast_lr=rate)
     with pytest.raises(Refused, match=r"0 \(Conv2d\) has a weight that is no map of its own from all input channels"):
         BatchEnsemble(nn.Sequential(nn.Conv2d(2, 2, 1, groups=2), nn.Flatten(), nn.Linear(2, 2))).init(0)
 
@@ -363,7 +340,7 @@ def test_permuted_digits_are_kept(weights: str) -> None:
         return Arrays(x[rows][:, permutation(fold(5, task), 64)].float(), y[rows].long(), Scale(0.0, 1 / 16))
 
     tasks = [Task(view(task, train), TaskId(task, torch.arange(10))) for task in range(3)]
-    ready = method.ready(_learn(method, *tasks)[-1])
+    ready = method.ready(lived(method, *tasks)[-1])
     for task in tasks:
         assert task.id is not None
         batch = view(task.id.index, exam).take(torch.arange(len(exam)))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from perdure import tree
 from perdure.contract import Fit, Refused, Task, TaskId
 from perdure.data import Arrays
-from perdure.methods.hopsupsup import HopSupSup, Memories, Storage, grown, outputs, store, units
-from perdure.model import with_outputs
+from perdure.methods.hopsupsup import HopSupSup, Memories, Storage, outputs, store, units
+from perdure.model import extended, with_outputs
 from perdure.nets.mlp import bn_mlp, mlp
 from perdure.ops.infer import entropy
 from perdure.ops.masks import constants
@@ -196,8 +196,8 @@ def test_rows_of_the_head_stay_what_they_were_as_it_grows() -> None:
 
 def test_new_labels_take_rows_in_the_order_in_which_they_are_shown() -> None:
     task = Task(Arrays(torch.zeros(5, 1), torch.tensor([9, 4, 4, 9, 2])), TaskId(0, torch.tensor([2, 4, 9])))
-    assert grown(torch.tensor([5]), task).tolist() == [5, 9, 4, 2]
-    assert grown(torch.tensor([4, 1]), task).tolist() == [4, 1, 9, 2]
+    assert extended(torch.tensor([5]), task).tolist() == [5, 9, 4, 2]
+    assert extended(torch.tensor([4, 1]), task).tolist() == [4, 1, 9, 2]
 
 
 def test_an_id_narrows_the_labels(wide: tuple[HopSupSup, list[Memories]]) -> None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from shared_weights import FIT, lesson, lived, network
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -13,22 +14,11 @@ from perdure import tree
 from perdure.contract import Fit, Refused, Scale, Task, TaskId
 from perdure.data import Arrays
 from perdure.methods import psp
-from perdure.methods.psp import PSP, Superposition, bind, release, rotation
-from perdure.model import forward, with_outputs
+from perdure.methods.psp import PSP, bind, release, rotation
+from perdure.model import forward
 from perdure.ops.channels import matrices, signs
 from perdure.rng import fold, normal, permutation
 from perdure.train import minimise
-
-FIT = Fit(steps=30, batch=20, lr=0.01)
-
-
-def _net(rows: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)
-        )
-    return with_outputs(net, Fit(), rows)
 
 
 def _conv() -> nn.Module:
@@ -37,20 +27,6 @@ def _conv() -> nn.Module:
         return nn.Sequential(
             nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(8, 3)
         )
-
-
-def _task(number: int, classes: tuple[int, ...], n: int = 60) -> Task:
-    labels = torch.tensor(classes)[permutation(fold(1, number), n) % len(classes)]
-    centres = 2 * normal(fold(2, number), 6 * len(classes)).view(-1, 6)
-    x = centres[torch.searchsorted(torch.tensor(classes), labels)] + normal(fold(3, number), 6 * n).view(n, 6)
-    return Task(Arrays(x.float(), labels), TaskId(number, torch.tensor(classes)))
-
-
-def _learn(method: PSP, *tasks: Task) -> list[Superposition]:
-    states = [method.init(7)]
-    for place, task in enumerate(tasks):
-        states.append(method.learn(states[-1], task, fold(7, place))[0])
-    return states
 
 
 def _contexts(net: nn.Module, keys: str, key: int) -> dict[str, Tensor]:
@@ -66,7 +42,7 @@ def _params(net: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("keys", ["binary", "rotation"])
-@pytest.mark.parametrize("net", [_net(2).eval(), _conv()], ids=["mlp", "conv"])
+@pytest.mark.parametrize("net", [network(2).eval(), _conv()], ids=["mlp", "conv"])
 def test_bound_weights_are_the_weights_on_keyed_inputs(net: nn.Module, keys: str) -> None:
     """y = W (C x) in every layer: the net as it is, with C before each of its Linear and convolution layers."""
     context = _contexts(net, keys, 1)
@@ -81,7 +57,7 @@ def test_bound_weights_are_the_weights_on_keyed_inputs(net: nn.Module, keys: str
     assert torch.allclose(bound, x, atol=1e-5)
 
 
-@pytest.mark.parametrize("net", [_net(2), _conv()], ids=["mlp", "conv"])
+@pytest.mark.parametrize("net", [network(2), _conv()], ids=["mlp", "conv"])
 def test_release_undoes_bind(net: nn.Module) -> None:
     params = _params(net)
     for keys in ("binary", "rotation"):
@@ -144,7 +120,7 @@ def test_training_bound_weights_is_training_the_shared_ones_through_their_contex
     """dL/dW = dL/dW' C^T: the shared weights move as autograd through `bind` and a stock optimiser move them."""
     net = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False))
     fit = Fit(optimizer=optimizer, steps=5, batch=60, lr=0.01, weight_decay=0.1)  # type: ignore[arg-type]
-    method, task = PSP(net, fit, keys=keys), _task(0, (0, 1, 2))  # type: ignore[arg-type]
+    method, task = PSP(net, fit, keys=keys), lesson(0, (0, 1, 2))  # type: ignore[arg-type]
     before = method.init(7)
     after, trace = method.learn(before, task, 1)
 
@@ -165,7 +141,7 @@ def test_training_bound_weights_is_training_the_shared_ones_through_their_contex
 
 @pytest.mark.parametrize("keys", ["binary", "rotation"])
 def test_just_after_a_task_its_exam_is_the_network_that_was_trained(keys: str) -> None:
-    method, task = PSP(_net(2), FIT, keys=keys), _task(0, (0, 1))  # type: ignore[arg-type]
+    method, task = PSP(network(2), FIT, keys=keys), lesson(0, (0, 1))  # type: ignore[arg-type]
     before = method.init(7)
     begun = before.model._replace(params=bind(before.model.params, method._context(before, 0)))
     trained, _ = minimise(method.net, begun, FIT, task, 5)
@@ -177,8 +153,8 @@ def test_just_after_a_task_its_exam_is_the_network_that_was_trained(keys: str) -
 
 
 def test_what_fit_freezes_keeps_its_bits() -> None:
-    method = PSP(_net(), replace(FIT, freeze="0.*"), keys="rotation")
-    states = _learn(method, *(_task(t, (0, 1)) for t in range(3)))
+    method = PSP(network(), replace(FIT, freeze="0.*"), keys="rotation")
+    states = lived(method, *(lesson(t, (0, 1)) for t in range(3)))
     for name in ("0.weight", "3.weight"):
         assert torch.equal(states[0].model.params[name], states[3].model.params[name]) == (name == "0.weight")
 
@@ -187,8 +163,8 @@ def test_what_fit_freezes_keeps_its_bits() -> None:
 
 
 def test_rows_of_the_head_grow_and_a_smaller_task_moves_only_its_own() -> None:
-    method = PSP(_net(), FIT)
-    states = _learn(method, _task(0, (4, 5, 7)), _task(1, (0, 1)), _task(2, (0, 1, 2, 3)))
+    method = PSP(network(), FIT)
+    states = lived(method, lesson(0, (4, 5, 7)), lesson(1, (0, 1)), lesson(2, (0, 1, 2, 3)))
     heads = [state.model.params["5.weight"] for state in states]
     assert [len(head) for head in heads] == [0, 3, 3, 4]
     assert torch.equal(heads[1][2], heads[2][2])
@@ -201,30 +177,30 @@ def test_rows_of_the_head_grow_and_a_smaller_task_moves_only_its_own() -> None:
 
 @pytest.mark.parametrize("keys", ["binary", "rotation"])
 def test_a_task_costs_its_vectors_and_statistics_and_no_context(keys: str) -> None:
-    states = _learn(PSP(_net(2), FIT, keys=keys), *(_task(t, (0, 1)) for t in range(3)))  # type: ignore[arg-type]
+    states = lived(PSP(network(2), FIT, keys=keys), *(lesson(t, (0, 1)) for t in range(3)))  # type: ignore[arg-type]
     vectors, statistics, labels = 4 * (16 + 2 * 16 + 8 + 2), 4 * (16 + 16) + 8, 2 * 8
     sizes = [tree.nbytes(state) for state in states]
     assert [after - before for before, after in pairwise(sizes)] == [vectors + statistics + labels] * 3
 
 
 def test_a_task_learned_again_has_its_old_context_and_one_part() -> None:
-    method, task = PSP(_net(), FIT), _task(0, (0, 1))
-    states = _learn(method, task, _task(1, (2, 3)), task)
+    method, task = PSP(network(), FIT), lesson(0, (0, 1))
+    states = lived(method, task, lesson(1, (2, 3)), task)
     assert [part.id.index for part in states[-1].parts] == [1, 0]
     assert tree.equal(method._context(states[1], 0), method._context(states[3], 0))
 
 
 def test_before_any_task_the_start_model_answers_and_an_unknown_id_has_no_answer() -> None:
-    x, method = torch.ones(3, 6), PSP(_net(2), FIT)
+    x, method = torch.ones(3, 6), PSP(network(2), FIT)
     state = method.init(7)
     assert torch.equal(method.predict(method.ready(state), x).logits, forward(method.net, state.model, x))
-    ready = method.ready(_learn(method, _task(0, (0, 1)))[1])
+    ready = method.ready(lived(method, lesson(0, (0, 1)))[1])
     assert method.predict(ready, x, TaskId(3, torch.tensor([0, 1]))).logits.shape == (3, 0)
 
 
 def test_other_keys_are_refused() -> None:
     with pytest.raises(Refused, match=r"method.keys is 'complex'; use one of binary, rotation"):
-        PSP(_net(), keys="complex")  # type: ignore[arg-type]
+        PSP(network(), keys="complex")  # type: ignore[arg-type]
     with pytest.raises(Refused, match="use normalisations, and Linear and convolution layers"):
         PSP(nn.Sequential(nn.Conv2d(2, 2, 1, groups=2), nn.Flatten(), nn.Linear(2, 2))).init(0)
 
@@ -245,7 +221,7 @@ def test_contexts_keep_what_the_same_weights_without_them_forget(monkeypatch: py
         return Arrays(x[rows][:, permutation(fold(5, task), 64)].float(), y[rows].long(), Scale(0.0, 1 / 16))
 
     def accuracy() -> list[float]:
-        state = _learn(method, *(Task(view(task, train), ids[task]) for task in range(4)))[-1]
+        state = lived(method, *(Task(view(task, train), ids[task]) for task in range(4)))[-1]
         ready, out = method.ready(state), []
         for id in ids:
             x, y, _ = view(id.index, exam).take(torch.arange(len(exam)))

@@ -34,9 +34,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, classes_of, evaluation, narrow, start, with_outputs
+from perdure.model import Model, evaluation, extended, narrow, start, with_outputs
 from perdure.ops.infer import entropy
-from perdure.ops.masks import NORMS, Threshold, Through, constants, learn_masks, maskable
+from perdure.ops.masks import NORMS, Threshold, Through, constants, learn_masks, maskable, with_spare
 from perdure.optimiser import Optimiser
 from perdure.rng import fold, permutation
 from perdure.train import Descent, Layout
@@ -93,14 +93,6 @@ def store(M: Tensor, z: Tensor, rule: Storage) -> Tensor:
     return M + change / len(z)
 
 
-def grown(labels: Tensor, task: Task) -> Tensor:
-    """The labels with those of a task that are new, in the order in which its examples first show them."""
-    classes = classes_of(task).to(labels.device)
-    new = classes[~torch.isin(classes, labels)]
-    first = (task.examples.labels.to(labels.device)[:, None] == new).long().argmax(0)
-    return torch.cat([labels, new[first.argsort(stable=True)]])
-
-
 @dataclass(frozen=True, eq=False)
 class HopSupSup(Method):
     """A mask a task over random units, recalled from memories of fixed size: inputs asked together must share a task.
@@ -140,12 +132,11 @@ class HopSupSup(Method):
         return Memories(fold(key, "constants"), model.labels, 0, hopfield, total, model.stats)
 
     def learn(self, state: Memories, task: Task, key: int) -> tuple[Memories, Trace]:
-        labels, k = grown(state.labels, task), state.tasks + 1
+        labels, k = extended(state.labels, task), state.tasks + 1
         net, weights = self._network(state._replace(labels=labels))
-        spare = -1 - torch.arange(max(0, self.outputs - len(labels)), device=labels.device)  # no label uses these
 
         flat, stats = Layout(weights).flat(weights), to(start(net, self.fit, 0).stats, labels.device)
-        model = Model(weights, stats, torch.cat([labels, spare]), {})
+        model = Model(weights, stats, with_spare(labels, self.outputs), {})
         descent = Descent(net, model, replace(self.fit, moments="fresh"), key, moved=torch.zeros_like(flat))
         masks = learn_masks(Through(descent, flat, state.total, Threshold()), descent, task.examples)
 

@@ -39,7 +39,8 @@ from torch.nn.functional import cross_entropy
 
 from perdure import tree
 from perdure.contract import Answer, Batch, Examples, Fit, Method, Refused, Task, TaskId, Trace
-from perdure.model import Model, answer, first_come, forward, head_of, parts_of, start, with_outputs
+from perdure.model import Model, answer, extended, first_come, forward, head_of, parts_of, start, with_outputs
+from perdure.ops.channels import cut
 from perdure.ops.codec import decode, encode
 from perdure.ops.infer import Bound, Made, entropy, respond, routed
 from perdure.ops.masks import (
@@ -53,6 +54,7 @@ from perdure.ops.masks import (
     maskable,
     start_scores,
     uniform_budgets,
+    with_spare,
 )
 from perdure.ops.superpose import SEARCHES, Objective, Stack, bind, counted, gradients, surplus
 from perdure.rng import fold
@@ -196,8 +198,7 @@ class SupSup(Method):
         moved = layout.flat({name: model.params.get(name, torch.ones_like(w)) for name, w in weights.items()})
         still = {name: torch.zeros_like(w) for name, w in weights.items() if name not in model.params}
         moments = {slot: kept if "" in kept else {**still, **kept} for slot, kept in model.moments.items()}
-        spare = -1 - torch.arange(self.outputs - len(model.labels)).to(model.labels)  # outputs that no label uses
-        whole = Model(weights, model.stats, torch.cat([model.labels, spare]), moments)
+        whole = Model(weights, model.stats, with_spare(model.labels, self.outputs), moments)
         descent = Descent(self.wide, whole, fit, key, moved=moved)
         return descent, Through(descent, layout.flat(weights), model.params, self.make_rule())
 
@@ -227,16 +228,14 @@ class SupSup(Method):
             for name in (codes[0] if k else ())
         }
         counts = {name: counted(packed, weights[name].shape) for name, packed in bits.items()}
-        stack, head = Stack(weights, bits, counts, state.stats), parts_of(head_of(self.wide, self.fit))
+        stack, head = Stack(weights, bits, counts, state.stats), head_of(self.wide, self.fit)
 
         def own(place: int) -> Model:
             labels = state.ids[place].classes
-            params = {name: w[: len(labels)] if name in head else w for name, w in bind(stack, place).items()}
-            return Model(params, state.stats[place], labels, {})
+            return Model(cut(bind(stack, place), head, len(labels)), state.stats[place], labels, {})
 
         rows = len(start(self.net, self.fit, 0).labels)
-        first = {name: w[:rows] if name in head else w for name, w in weights.items()}
-        begin = Model(first, stats, torch.arange(rows).to(state.labels), {})
+        begin = Model(cut(weights, head, rows), stats, torch.arange(rows).to(state.labels), {})
         return Masked(stack, Bound(begin, Made([id.index for id in state.ids], own)), state.ids, state.labels)
 
     def predict(self, ready: Masked, x: Tensor, id: TaskId | None = None) -> Answer:
@@ -305,8 +304,7 @@ class Allocation:
     def __init__(self, method: SupSup, state: Supermasks, task: Task, key: int) -> None:
         none = state.labels[:0]
         flow = state.flow or Flow(0, -1, none, (), none.view(0, 2))
-        seen = first_come(task).to(none.device)
-        labels = torch.cat([flow.labels, seen[~torch.isin(seen, flow.labels)]])
+        labels = extended(flow.labels, task)
         method.check(labels)
         ids = tuple(TaskId(place, labels) for place in range(len(state.ids)))
         self.method, self.key, self.examples = method, key, task.examples.materialise(none.device)

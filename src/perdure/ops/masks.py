@@ -25,8 +25,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from perdure.contract import Examples, Refused
+from perdure.ops.channels import signs
 from perdure.ops.select import largest, threshold
-from perdure.rng import bits, fold, uniform
+from perdure.rng import fold, uniform
 from perdure.train import Descent
 
 Params = dict[str, Tensor]
@@ -73,7 +74,7 @@ def constants(net: nn.Module, key: int) -> Params:
     shapes = dict(net.named_parameters())
     out = beneath(net)
     for name, fan in maskable(net).items():
-        sign = (bits(fold(key, "sign", name), shapes[name].numel()) & 1) * 2 - 1
+        sign = signs(fold(key, "sign", name), shapes[name].numel())
         out[name] = (sign * sqrt(2 / fan)).view(shapes[name].shape).to(shapes[name])
     return {name: out[name] for name in shapes}
 
@@ -86,6 +87,11 @@ def start_scores(net: nn.Module, key: int) -> Params:
         draws = 2 * uniform(fold(key, "score", name), shapes[name].numel()) - 1
         out[name] = (draws / sqrt(fan)).view(shapes[name].shape).to(shapes[name])
     return out
+
+
+def with_spare(labels: Tensor, outputs: int) -> Tensor:
+    """(outputs,) labels of all outputs: those given (l,), then names of their own for outputs that no label uses."""
+    return torch.cat([labels, -1 - torch.arange(max(0, outputs - len(labels))).to(labels)])
 
 
 def uniform_budgets(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
