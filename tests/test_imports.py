@@ -20,9 +20,10 @@ RANKS = [
     {"methods"},
     {"datasets"},
     {"evaluate", "store", "streams"},
+    {"options"},
     {"result"},
     {"fold"},
-    {"report"},
+    {"learner", "report"},
     {"experiments"},
     {"cli"},
 ]

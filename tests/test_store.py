@@ -1,9 +1,11 @@
 """The store: whole files or none, content that is what was stored, states that come back bit for bit."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ import torch
 
 from perdure import tree
 from perdure.contract import Refused
-from perdure.store import Blobs, load_state, locked, read_json, save_state, write, write_json
+from perdure.store import Blobs, load_state, locked, parts_of, read_json, save_state, write, write_json
 
 
 class Pair(NamedTuple):
@@ -40,6 +42,58 @@ def test_a_second_state_costs_what_changed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == second
 
 
+class Grown(NamedTuple):
+    name: str
+    mask: torch.Tensor
+
+
+def test_an_item_more_in_a_long_tuple_costs_the_item_and_a_few_short_lists(tmp_path: Path) -> None:
+    blobs, items = Blobs(tmp_path), tuple(Grown(f"task {i}", torch.tensor([i])) for i in range(273))
+    before = save_state(blobs, {"tasks": items[:272]})
+    after = save_state(blobs, {"tasks": items})
+    assert tree.equal(load_state(blobs, before.name, (Grown,)), {"tasks": items[:272]})
+    assert tree.equal(load_state(blobs, after.name, (Grown,)), {"tasks": items})
+    assert parts_of(blobs, after.name) == after.parts
+    new = [(tmp_path / name).stat().st_size for name in after.parts - before.parts]
+    assert len(new) == 1 + 3  # the tensor; the last of 18 files of items, the last of 2 lists of these, and the top
+    assert sum(new) < 4000
+
+
+def test_a_small_file_cannot_unfold_into_a_large_state(tmp_path: Path) -> None:
+    for leaf in ({"items": [{"value": 0}]}, {"items": []}):
+        blobs = Blobs(tmp_path)
+        name = blobs.put(json.dumps(leaf).encode())
+        for _ in range(12):
+            name = blobs.put(json.dumps({"parts": [name] * 16}).encode())
+        name = blobs.put(json.dumps({"tuple": "tuple", "parts": [name]}).encode())
+        with pytest.raises(Refused, match="has more than 1048576 items"):
+            load_state(blobs, name, ())
+
+
+def test_what_is_no_plain_file_of_ours_is_refused(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "blobs")
+    outside = tmp_path / "secret"
+    outside.write_bytes(b"{}")
+    for name in ("../secret", str(outside), "", "A" * 64):
+        with pytest.raises(Refused, match="names no file"):
+            blobs.get(name)
+    name = blobs.put(b"{}")
+    (tmp_path / "blobs" / name).unlink()
+    (tmp_path / "blobs" / name).symlink_to(outside)
+    with pytest.raises(Refused, match="it is a link"):
+        blobs.get(name)
+    (tmp_path / "blobs" / name).unlink()
+    os.mkfifo(tmp_path / "blobs" / name)
+    with pytest.raises(Refused, match="is no plain file"):
+        blobs.get(name)
+
+
+def test_json_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    with pytest.raises(Refused, match="recursion"):
+        load_state(blobs, blobs.put(b"[" * 100_000), ())
+
+
 def test_every_changed_file_is_noticed(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     name, parts, _ = save_state(blobs, state())
@@ -50,7 +104,7 @@ def test_every_changed_file_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(Refused, match="was changed or damaged"):
             load_state(blobs, name, (Pair,))
         path.unlink()
-        with pytest.raises(Refused, match="cannot be read"):
+        with pytest.raises(Refused, match="is missing"):
             load_state(blobs, name, (Pair,))
         path.write_bytes(content)
     load_state(blobs, name, (Pair,))
@@ -107,3 +161,22 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
         other.wait()
     with locked(path):
         pass
+
+
+def test_who_waits_for_a_lock_gets_it(tmp_path: Path) -> None:
+    path, held, done = tmp_path / "lock", threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(path):
+            held.set()
+            done.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    with pytest.raises(Refused, match="another process"), locked(path, wait=0.1):
+        pass
+    threading.Timer(0.2, done.set).start()
+    with locked(path, wait=60):
+        assert done.is_set()
+    other.join()

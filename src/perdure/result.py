@@ -20,7 +20,7 @@ from perdure.store import read_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT = 1  # of a run folder
+FORMAT = 2  # of a run folder
 POINTS = 200  # of a loss trace that a result keeps
 
 

@@ -1,7 +1,8 @@
 """Files that survive a kill: written aside, synced, renamed; and blobs named by the SHA-256 of their content.
 
-A state is stored as one blob a tensor (safetensors) and one that describes the tree (JSON), so a state that shares
-tensors with the one before costs what changed. Reading verifies every hash and runs no code.
+A state is stored as one blob a tensor (safetensors) and some that describe the tree (JSON): a long tuple is spread over
+many of them. So a state that shares tensors with the one before, or is the one before with an item more, costs what
+changed. Reading verifies every hash and runs no code.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +27,10 @@ from perdure.contract import Refused
 from perdure.tree import Tree, leaves, pack, unpack
 
 ASIDE = ".aside"  # ending of a file that is being written
+LONG = 16  # items of a tuple that one file holds
+ITEMS = 1 << 20  # of tuples that a stored state may hold, so that a small file cannot unfold into a large one
+PAUSE = 0.05  # seconds between two looks at a lock
+LARGEST = 1 << 34  # bytes of a file that is read whole
 
 
 def write(path: Path, content: bytes) -> None:
@@ -57,6 +65,25 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+def read(path: Path) -> bytes:
+    """The content of a plain file of a reasonable size; links are not followed.
+
+    Raises:
+        Refused: it is missing, is no such file, or cannot be read.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+                raise Refused(f"{path} is no plain file of at most {LARGEST >> 30} GiB")
+            return file.read()
+    except FileNotFoundError:
+        raise Refused(f"{path} is missing") from None
+    except OSError as error:
+        why = "it is a link" if path.is_symlink() else error.strerror
+        raise Refused(f"{path} cannot be read ({why})") from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes plain JSON whole or not at all (NaN is refused: write null)."""
     write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
@@ -68,11 +95,18 @@ def read_json(path: Path) -> Any:
     Raises:
         Refused: the file is missing or is not JSON.
     """
+    return parse(read(path), path)
+
+
+def parse(content: bytes, path: Path) -> Any:
+    """Plain JSON from the content of a file.
+
+    Raises:
+        Refused: it is not JSON.
+    """
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise Refused(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read: {error}") from error
 
 
@@ -85,21 +119,21 @@ class Blobs:
     def put(self, content: bytes) -> str:
         """Stores bytes once; their name."""
         name = hashlib.sha256(content).hexdigest()
-        if not (self.folder / name).exists():
-            write(self.folder / name, content)
+        path = self.folder / name
+        if not path.exists() or path.stat().st_size != len(content):
+            write(path, content)
         return name
 
     def get(self, name: str) -> bytes:
         """The bytes of that name.
 
         Raises:
-            Refused: the file is missing, or its content is not what was stored.
+            Refused: it is no name, the file is missing, or its content is not what was stored.
         """
+        if not re.fullmatch("[0-9a-f]{64}", name):
+            raise Refused(f"{name[:80]!r} names no file in {self.folder}: names are SHA-256")
         path = self.folder / name
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise Refused(f"the state file {path} cannot be read ({error.strerror})") from error
+        content = read(path)
         if hashlib.sha256(content).hexdigest() != name:
             raise Refused(f"the state file {path} was changed or damaged: its content no longer has its SHA-256")
         return content
@@ -124,16 +158,80 @@ class Saved(NamedTuple):
 
 
 def save_state(blobs: Blobs, state: Tree) -> Saved:
-    """Stores a state. Tensors stored before are not written again."""
+    """Stores a state. What was stored before is not written again."""
     plain, tensors = pack(state)
-    parts = [blobs.put(tensors_to_bytes({"tensor": tensor})) for tensor in tensors]
-    name = blobs.put(json.dumps({"tree": plain, "tensors": parts}).encode())
-    sizes = {"tree": blobs.nbytes({name})}
+    names = [blobs.put(tensors_to_bytes({"tensor": tensor})) for tensor in tensors]
+    tree = set[str]()
+
+    def put(plain: Any) -> str:
+        tree.add(name := blobs.put(json.dumps(plain).encode()))
+        return name
+
+    def spread(plain: Any) -> Any:
+        match plain:
+            case {"tensor": place}:
+                return {"tensor": names[place]}
+            case {"dict": branches}:
+                return {"dict": {name: spread(branch) for name, branch in branches.items()}}
+            case {"tuple": kind, "items": items}:
+                return {"tuple": kind, **_shortened([spread(item) for item in items], put)}
+        return plain
+
+    name = put(spread(plain))
+    sizes = {"tree": blobs.nbytes(tree)}
     paths = [path for path, leaf in leaves(state) if isinstance(leaf, Tensor)]
-    for part, path in dict(zip(parts, paths, strict=True)).items():  # a tensor that appears twice is stored once
+    for part, path in dict(zip(names, paths, strict=True)).items():  # a tensor that appears twice is stored once
         component = path.partition(".")[0]
         sizes[component] = sizes.get(component, 0) + blobs.nbytes({part})
-    return Saved(name, {name, *parts}, sizes)
+    return Saved(name, tree.union(names), sizes)
+
+
+def _shortened(items: list[Any], put: Callable[[Any], str]) -> dict[str, list[Any]]:
+    """{"items": all of them} where they are few, else {"parts": names of files of such}."""
+    kind, rest = "items", items
+    while len(rest) > LONG:
+        kind, rest = "parts", [put({kind: rest[i : i + LONG]}) for i in range(0, len(rest), LONG)]
+    return {kind: rest}
+
+
+class _Reading:
+    """Reads one stored state, and notes the files it is made of."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self.blobs, self.items = blobs, 0
+        self.parts: dict[str, Any] = {}  # what its files of JSON hold, by name
+        self.tensors: dict[str, int] = {}  # where each is among all, by name
+
+    def json(self, name: str) -> Any:
+        if name not in self.parts:
+            self.parts[name] = parse(self.blobs.get(name), self.blobs.folder / name)
+        return self.parts[name]
+
+    def whole(self, plain: Any) -> Any:
+        """The tree as `pack` describes it."""
+        match plain:
+            case {"tensor": str(name)}:
+                return {"tensor": self.tensors.setdefault(name, len(self.tensors))}
+            case {"dict": dict(branches)}:
+                return {"dict": {name: self.whole(branch) for name, branch in branches.items()}}
+            case {"tuple": str(kind), **rest}:
+                return {"tuple": kind, "items": [self.whole(item) for item in self.all(rest)]}
+        return plain
+
+    def all(self, plain: Any) -> list[Any]:
+        """The items of a tuple, whichever files they are in."""
+        if self.items > ITEMS:
+            raise Refused(f"the stored state in {self.blobs.folder} is damaged: it has more than {ITEMS} items")
+        match plain:
+            case {"items": list(items)}:
+                self.items += len(items)
+                found = items
+            case {"parts": list(parts)}:
+                self.items += len(parts)  # so that parts of parts of nothing come to an end too
+                found = [item for part in parts for item in self.all(self.json(part))]
+            case _:
+                raise Refused(f"the stored state in {self.blobs.folder} is damaged: it does not describe a tree")
+        return found
 
 
 def load_state(blobs: Blobs, name: str, kinds: Sequence[type]) -> Tree:
@@ -142,17 +240,31 @@ def load_state(blobs: Blobs, name: str, kinds: Sequence[type]) -> Tree:
     Raises:
         Refused: a file is missing, was changed, or is not of a state.
     """
+    reading = _Reading(blobs)
     try:
-        content = json.loads(blobs.get(name))
-        tensors = [tensors_from_bytes(blobs.get(part))["tensor"] for part in content["tensors"]]
-        return unpack(content["tree"], tensors, kinds)
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        plain = reading.whole(reading.json(name))
+        return unpack(plain, [tensors_from_bytes(blobs.get(part))["tensor"] for part in reading.tensors], kinds)
+    except (AttributeError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise Refused(f"the stored state in {blobs.folder} is damaged: {error}") from error
 
 
+def parts_of(blobs: Blobs, name: str) -> set[str]:
+    """The names of all files of a stored state, without reading its tensors.
+
+    Raises:
+        Refused: as `load_state`.
+    """
+    reading = _Reading(blobs)
+    reading.whole(reading.json(name))
+    return {*reading.parts, *reading.tensors}
+
+
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
     """Holds a lock file that dies with its process.
+
+    Args:
+        wait: seconds to wait for another process.
 
     Raises:
         Refused: another process holds it.
@@ -164,10 +276,15 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise Refused(f"{path.parent} cannot be written ({error.strerror}); choose another folder") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Refused(
-                f"another process is working in {path.parent}; wait for it or choose another folder"
-            ) from None
+        until = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= until:
+                    raise Refused(
+                        f"another process is working in {path.parent}; wait for it or choose another folder"
+                    ) from None
+                time.sleep(PAUSE)
         yield

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from perdure.cli import Help
 from perdure.contract import Refused, unknown
-from perdure.experiments.options import Option, flag
+from perdure.options import Option, flag
 
 METAVARS = {"a whole number": "N", "a number": "X", "text": "TEXT"}
 

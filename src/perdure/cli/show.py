@@ -16,7 +16,7 @@ from perdure.cli.parser import Parser
 from perdure.contract import Fit, Method, Scenario, unknown
 from perdure.experiments import presets
 from perdure.experiments.experiment import command
-from perdure.experiments.options import (
+from perdure.options import (
     Part,
     default_fit,
     described,

@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.contract import Refused, unknown
 from perdure.experiments import presets
-from perdure.experiments.options import FIT, Part, described, flag, method_class, of_method, of_stream, typed
+from perdure.options import FIT, Part, described, flag, method_class, of_method, of_stream, typed
 from perdure.fold import Setting
 from perdure.result import read_kept
 

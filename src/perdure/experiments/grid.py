@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from perdure.contract import Refused, unknown
 from perdure.experiments import presets
 from perdure.experiments.experiment import GENERAL, Experiment, plan
-from perdure.experiments.options import FIT, described, method_class, of_method
+from perdure.options import FIT, described, method_class, of_method
 
 FOLDER = Path(str(resources.files("perdure.experiments"))) / "sweeps"
 KEYS = ("stream", "methods", "seeds", "orders", "tuning", "preset")  # of a file, beside the options
