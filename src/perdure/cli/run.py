@@ -22,8 +22,8 @@ from perdure.cli.progress import Watch, shown
 from perdure.contract import Fit, Refused
 from perdure.experiments import continue_, execute, plan
 from perdure.experiments.experiment import GENERAL, Experiment, recorded
-from perdure.options import FIT, default_fit, described, flag, method_class, of_method, of_stream
 from perdure.methods import METHODS
+from perdure.options import FIT, default_fit, described, flag, method_class, of_method, of_stream
 from perdure.result import Result, summary
 
 USAGE = """perdure run STREAM METHOD [OPTIONS]

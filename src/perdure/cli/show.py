@@ -16,6 +16,9 @@ from perdure.cli.parser import Parser
 from perdure.contract import Fit, Method, Scenario, unknown
 from perdure.experiments import presets
 from perdure.experiments.experiment import command
+from perdure.experiments.reproduction import stored
+from perdure.experiments.tables import TABLES, table
+from perdure.methods import METHODS
 from perdure.options import (
     Part,
     default_fit,
@@ -25,9 +28,6 @@ from perdure.options import (
     of_method,
     of_stream,
 )
-from perdure.experiments.reproduction import stored
-from perdure.experiments.tables import TABLES, table
-from perdure.methods import METHODS
 from perdure.streams import STREAMS
 
 MEMORY = {

@@ -17,9 +17,9 @@ from perdure import nets, streams
 from perdure.contract import Method, Refused, Scenario
 from perdure.experiments import cost
 from perdure.experiments.experiment import Experiment, command, plan, recorded
-from perdure.options import build_method, described, method_class, of_stream, typed
 from perdure.fold import Moment, claimed, live, suited
 from perdure.methods import METHODS
+from perdure.options import build_method, described, method_class, of_stream, typed
 from perdure.result import FORMAT, Result, read_record, read_result
 from perdure.rng import fold
 from perdure.streams.held_out import held_out

@@ -10,8 +10,8 @@ from typing import Any
 
 from perdure.contract import Refused, unknown
 from perdure.experiments import presets
-from perdure.options import FIT, Part, described, flag, method_class, of_method, of_stream, typed
 from perdure.fold import Setting
+from perdure.options import FIT, Part, described, flag, method_class, of_method, of_stream, typed
 from perdure.result import read_kept
 
 NET = "mlp:400-400"

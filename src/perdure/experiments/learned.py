@@ -12,9 +12,9 @@ from torch import nn
 
 from perdure import nets
 from perdure.contract import Fit, Method, Ready, Refused, Scale, TaskId
-from perdure.options import method_class
 from perdure.methods import METHODS
 from perdure.model import with_outputs
+from perdure.options import method_class
 from perdure.result import read_kept, read_record
 from perdure.store import Blobs, load_state
 
