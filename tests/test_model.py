@@ -9,7 +9,23 @@ from torch import nn
 
 from perdure.contract import Fit, Refused, Task, TaskId
 from perdure.data import Arrays
-from perdure.model import Model, answer, forward, grow, head_of, narrow, probe, rows_of, start, with_outputs
+from perdure.model import (
+    Model,
+    Part,
+    answer,
+    check_classes,
+    forward,
+    grow,
+    head_of,
+    index_of,
+    narrow,
+    place_of,
+    probe,
+    rows_of,
+    start,
+    with_outputs,
+    without,
+)
 from perdure.tree import equal
 
 
@@ -179,3 +195,24 @@ def test_before_any_label_there_is_no_answer():
     nothing = answer(net, start(net, Fit(), 0), torch.zeros(5, 6))
     assert nothing.logits.shape == (5, 0)
     assert nothing.labels.tolist() == []
+
+
+def test_a_task_without_an_id_comes_after_all_that_were_learned():
+    assert index_of(task([0, 1], [0, 1]), [0, 4]) == 0
+    assert [index_of(task([0, 1]), learned) for learned in ([], [0, 1], [4, 0], [None, 1], [None])] == [0, 2, 5, 2, 0]
+
+
+def test_one_part_is_left_out_and_an_unknown_one_refused():
+    parts = tuple(Part(TaskId(index, torch.arange(2)), {}, {}) for index in (3, 0, 5))
+    assert [part.task for part in without(parts, 0)] == [3, 5]
+    assert place_of(5, [3, None, 5]) == 2
+    with pytest.raises(Refused, match="no task of index 1 is kept; those kept are 3, 0, 5"):
+        without(parts, 1)
+    with pytest.raises(Refused, match="no task of index 1 is kept; those kept are none"):
+        place_of(1, [None])
+
+
+def test_a_task_whose_examples_show_one_class_is_refused_whatever_its_id_says():
+    check_classes(task([7, 7, 3]))
+    with pytest.raises(Refused, match=r"show one class \(7\).* add it to a task that has others"):
+        check_classes(task([7, 7], [3, 7]))

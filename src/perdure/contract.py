@@ -101,12 +101,15 @@ class Answer(NamedTuple):
     """What a method says of B inputs.
 
     `labels` names the columns of `logits`; it is empty when the method cannot answer yet. `task` holds the inferred
-    task of each input, or None where nothing was inferred: an id then only narrows which columns compete.
+    task of each input, or None where nothing was inferred: an id then only narrows which columns compete. `doubt` says
+    how little each input looks like its task, by the same measure whether that was inferred or given; where it is None
+    that measure is the entropy of the logits.
     """
 
     logits: Tensor  # (B, n)
     labels: Tensor  # (n,) int64
     task: Tensor | None = None  # (B,) int64
+    doubt: Tensor | None = None  # (B,) float64, low where it is sure
 
 
 class Trace(NamedTuple):
@@ -180,7 +183,7 @@ Ready = Any
 
 @dataclass(frozen=True, eq=False)
 class Method(ABC):
-    """A continual-learning method: a frozen set of hyper-parameters and four pure verbs.
+    """A continual-learning method: a frozen set of hyper-parameters and five pure verbs.
 
     Final: write a new file rather than a subclass of a method. `net` gives shapes and start values; it is never
     changed.
@@ -211,6 +214,17 @@ class Method(ABC):
     @abstractmethod
     def predict(self, ready: Ready, x: Tensor, id: TaskId | None = None) -> Answer:
         """The answer for inputs x (B, ...), each on its own."""
+
+    def forget(self, state: State, index: int) -> State:
+        """The state of one who never kept the task of this index: the others answer as before, to the bit.
+
+        Raises:
+            Refused: the method cannot forget one task, or keeps none of this index.
+        """
+        raise Refused(
+            f"{type(self).__name__} cannot forget one task: its weights are shared by all of them. "
+            "Roll back to a state before it was learned"
+        )
 
     def with_(self, **changes: Any) -> Self:
         """The same method with other hyper-parameters."""

@@ -8,9 +8,9 @@ that start at zero.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,6 +36,20 @@ class Part(NamedTuple):
     id: TaskId
     head: dict[str, Tensor]  # by parameter name
     stats: dict[str, Tensor]
+
+    @property
+    def task(self) -> int:
+        return self.id.index
+
+
+class Kept(Protocol):
+    """What a state keeps of one task."""
+
+    @property
+    def task(self) -> int: ...  # its index
+
+
+Own = TypeVar("Own", bound=Kept)
 
 
 def head_of(net: nn.Module, fit: Fit) -> str:
@@ -99,6 +113,15 @@ def first_come(task: Task) -> Tensor:
     return classes[first.scatter_reduce(0, where, places, "amin").argsort(stable=True).to(classes.device)]
 
 
+def check_classes(task: Task) -> None:
+    """Raises Refused where all examples of a task show one class: among its own logits nothing competes with it."""
+    if len(shown := task.examples.labels.unique()) == 1:
+        raise Refused(
+            f"all examples of the task show one class ({int(shown)}), and a task of one class teaches nothing on its "
+            "own here: add it to a task that has others"
+        )
+
+
 def extended(labels: Tensor, task: Task) -> Tensor:
     """The labels (n,) with those of a task that are new, in the order in which its examples first show them."""
     seen = first_come(task).to(labels.device)
@@ -124,7 +147,11 @@ def own_head(net: nn.Module, fit: Fit, model: Model, task: Task) -> Model:
     """The model with a row for each label of a task and no others, as a task that keeps a head to itself starts.
 
     Rows that the model has are kept, new ones start at zero; labels are sorted, and there are no moments.
+
+    Raises:
+        Refused: the examples of the task show one class.
     """
+    check_classes(task)
     whole, head = grow(net, fit, model, task), parts_of(head_of(net, fit))
     rows = rows_of(whole.labels, classes_of(task))
     params = {name: w[rows] if name in head else w for name, w in whole.params.items()}
@@ -150,6 +177,35 @@ def with_outputs(net: nn.Module, fit: Fit, rows: int) -> nn.Module:
     parent, _, last = name.rpartition(".")
     setattr(net.get_submodule(parent), last, new)
     return net
+
+
+def index_of(task: Task, learned: Iterable[int | None]) -> int:
+    """The index of a task: that of its id, or the one after all that were learned (None for one that is forgotten)."""
+    if task.id is not None:
+        return task.id.index
+    return 1 + max((index for index in learned if index is not None), default=-1)
+
+
+def place_of(index: int, learned: Sequence[int | None]) -> int:
+    """The place of a task among the indices of those learned (None for one that is forgotten).
+
+    Raises:
+        Refused: it is not there; those that are are named.
+    """
+    if index not in learned:
+        known = ", ".join(str(other) for other in learned if other is not None)
+        raise Refused(f"no task of index {index} is kept; those kept are {known or 'none'}")
+    return learned.index(index)
+
+
+def without(parts: tuple[Own, ...], index: int) -> tuple[Own, ...]:
+    """What is kept of all tasks but one.
+
+    Raises:
+        Refused: nothing is kept of that one.
+    """
+    place = place_of(index, [part.task for part in parts])
+    return parts[:place] + parts[place + 1 :]
 
 
 def rows_of(labels: Tensor, classes: Tensor) -> Tensor:

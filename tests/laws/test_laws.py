@@ -113,6 +113,8 @@ PREDICT = "        return answer(self.net"
 KEPT = "        anchor = descent.layout.named(descent.flat)\n"
 CALL = "answer(self.net, ready.model, x, id)"
 OFF = "    off: ClassVar"
+INIT = "    def init("
+FORGET = "    def forget(self, state, index):\n        "
 DOC = GOOD[GOOD.index('    """Fine') : GOOD.index("    lam: float")]
 
 # what is wrong: the law, the lines and what stands there instead, what the message says
@@ -205,6 +207,36 @@ BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
         "task 2 has 1920 bytes of data, but the state grew by 3600",
     ),
     "forgets": ("isolated", {OFF: "    isolates: ClassVar = True\n" + OFF}, "of task 1 changed with later tasks"),
+    "isolates and cannot forget": (
+        "forgotten",
+        {OFF: "    isolates: ClassVar = True\n" + OFF},
+        "it isolates tasks, but refuses to forget one (L2 cannot forget one task",
+    ),
+    "refuses and leaves it there": (
+        "forgotten",
+        {"Method, Scenario": "Method, Refused, Scenario", INIT: FORGET + 'raise Refused("no")\n\n' + INIT},
+        "forgetting is refused with 'no'. Say to roll back instead",
+    ),
+    "forgets nothing": (
+        "forgotten",
+        {INIT: FORGET + "return state\n\n" + INIT},
+        "the id of task 1 was forgotten, and still has labels [0, 1]",
+    ),
+    "forgets everything": (
+        "forgotten",
+        {INIT: FORGET + "return self.init(0)\n\n" + INIT},
+        "the logits of task 2 changed when task 1 was forgotten",
+    ),
+    "forgets in place": (
+        "forgotten",
+        {INIT: FORGET + "state.anchor.clear()\n        return state\n\n" + INIT},
+        "forget changed anchor",
+    ),
+    "grows when it forgets": (
+        "forgotten",
+        {INIT: FORGET + "return state, torch.zeros(1)\n\n" + INIT},
+        "without task 1 the state takes",
+    ),
     "never off": ("off", {"alpha=self.lam": "alpha=self.lam + 0.1"}, "is not finetune's"),
     "off but for its answers": (
         "off",

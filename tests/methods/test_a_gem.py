@@ -135,6 +135,17 @@ def test_it_holds_exemplars_of_every_task_as_they_were_stored():
         assert same.any(1).all()
 
 
+def test_a_task_learned_again_leaves_new_exemplars_in_place_of_its_old_ones():
+    method, tasks = AGEM(net(2), FIT, per_class=3), stream(Scenario.GNS)
+    before, _ = learn_all(method, tasks)
+    after, _ = method.learn(before, tasks[1], 8)
+    assert (before.tasks, after.tasks) == ((0, 1, 2), (0, 2, 1))
+    assert equal(after.memory[:2], (before.memory[0], before.memory[2]))
+    rows = exemplars(tasks[1].examples.labels, 3, fold(8, "memory"))
+    assert torch.equal(after.memory[2].x, tasks[1].examples.x[rows])
+    assert nbytes(after.memory) == nbytes(before.memory)
+
+
 def test_a_task_costs_its_exemplars():
     method, states = AGEM(net(2), FIT, per_class=4), []
     state = method.init(0)

@@ -13,7 +13,7 @@ from perdure import nets, streams, tree
 from perdure.contract import Answer, Fit, Refused, Scenario, Task, TaskId
 from perdure.data import Arrays
 from perdure.fold import live
-from perdure.methods.cpg import CPG, RATIOS, Grown, accuracy, bind, grow, older
+from perdure.methods.cpg import CPG, RATIOS, Grown, accuracy, bind, fresh, grow, older
 from perdure.model import forward
 from perdure.ops.chain import widened
 from perdure.ops.codec import decode, unpack
@@ -117,6 +117,32 @@ def test_old_logits_keep_their_bits_after_growth_and_further_tasks(optimizer: st
         new = owner[old] == len(after.tasks)
         assert (corner != moved)[new].all()  # what the task owns was learned
         assert tree.equal(corner[~new], moved[~new])
+
+
+# --- forgetting
+
+
+def test_the_last_task_leaves_what_it_owned_and_an_earlier_one_a_gap_in_a_net_that_has_grown() -> None:
+    method = CPG(_net(), FIT, goal=0.9, limit=3.0, grow=1.0)
+    tasks = [_task(0), _task(1, noise=True), _task(2)]
+    state = _learn(method, *tasks)[-1]
+    assert state.size == 3.0
+    middle, last = method.forget(state, 1), method.forget(state, 2)
+    assert [own and own.task for own in middle.tasks] == [0, None, 2]
+    assert tree.equal((middle.model, middle.owner), (state.model, state.owner))
+    assert [own and own.task for own in last.tasks] == [0, 1]
+    begun = fresh(method.net, FIT, 3.0, fold(2, "forgotten")).params
+    for name, owner in state.owner.items():
+        assert torch.equal(last.owner[name], owner.where(owner < 3, 0))
+        assert torch.equal(last.model.params[name], state.model.params[name].where(owner < 3, begun[name]))
+    none = method.forget(method.forget(last, 0), 1)
+    assert none.tasks == ()
+    assert not any(owner.any() for owner in none.owner.values())
+
+    again = method.learn(state, tasks[1], 8)[0]
+    assert [own and own.task for own in again.tasks] == [0, None, 2, 1]
+    for task in (tasks[0], tasks[2]):
+        assert tree.equal(_answer(method, state, task), _answer(method, again, task))
 
 
 # --- compacting and picking

@@ -217,6 +217,17 @@ def test_use_adds_up_and_freedom_shrinks() -> None:
         assert method.free(states[t]) == pytest.approx(1 - held / (60 + 30 + 80 + 8), abs=1e-6)
 
 
+def test_units_that_only_a_forgotten_task_used_are_free_again() -> None:
+    method = HAT(_net(), FIT)
+    state = _learn(method, _task(0), _task(1), _task(2))[-1]
+    left = method.forget(state, 1)
+    gates = [unpack(own.gates, 18) for own in state.tasks]
+    assert torch.equal(method.used(left), (gates[0] | gates[2]).float())
+    assert tree.equal(left, Attended(state.model, (state.tasks[0], state.tasks[2])))
+    again = method.learn(state, _task(1), 8)[0]
+    assert tree.equal(again, method.learn(left, _task(1), 8)[0])  # as if it had been forgotten first
+
+
 def test_a_strong_pull_uses_fewer_units() -> None:
     used = [float(HAT(_net(), FIT).used(_learn(HAT(_net(), FIT, c=c), _task(0))[1]).sum()) for c in (0.0, 30.0)]
     assert used[1] < used[0]

@@ -11,7 +11,7 @@ from perdure import tree
 from perdure.contract import Fit, Refused, Scale, Task, TaskId
 from perdure.data import Arrays
 from perdure.methods.packnet import Packed, PackNet, bind, held, prune
-from perdure.model import Model, own_head
+from perdure.model import Model, own_head, start
 from perdure.rng import bits, fold, normal, permutation
 from perdure.train import length
 
@@ -237,12 +237,45 @@ def test_a_withheld_id_is_inferred_as_the_tasks_index_in_any_order() -> None:
         assert (answer.logits[chosen][:, ~rows] == -torch.inf).all()
 
 
-def test_a_task_learned_again_answers_with_its_latest_part() -> None:
-    method, task = PackNet(_net(), FIT), _task(0, (0, 1))
-    state = _learn(method, task, task)[-1]
-    ready = method.ready(state)
-    assert list(ready.tasks) == [0]
-    assert tree.equal(ready.tasks[0].params["5.weight"], state.parts[1].head["5.weight"])
+def test_the_last_task_leaves_what_it_owned_and_an_earlier_one_a_gap() -> None:
+    method = PackNet(_net(), FIT)
+    *_, two, three = _three(method)
+    last, middle = method.forget(three, 2), method.forget(three, 1)
+    fresh = start(method.net, FIT, fold(2, "forgotten")).params
+    for name, owner in three.owner.items():
+        assert torch.equal(last.owner[name], two.owner[name])
+        kept = owner != 3
+        assert torch.equal(last.model.params[name][kept], three.model.params[name][kept])
+        assert torch.equal(last.model.params[name][~kept], fresh[name][~kept])
+    assert tree.equal((middle.model, middle.owner), (three.model, three.owner))
+    assert [part and part.task for part in middle.parts] == [0, None, 2]
+
+    assert tree.equal(method.forget(middle, 2).owner, method.forget(two, 1).owner)  # nobody builds on it now
+    none = method.forget(method.forget(method.forget(three, 0), 1), 2)
+    assert none.parts == ()
+    for name, owner in three.owner.items():
+        assert not none.owner[name].any()
+        assert torch.equal(none.model.params[name], fresh[name].where(owner > 0, 0.0))
+
+
+def test_a_task_learned_again_owns_what_is_free_and_no_longer_what_it_owned() -> None:
+    method = PackNet(_net(), FIT)
+    *_, two, three = _three(method)
+    again, _ = method.learn(three, _task(2, (4, 5, 6)), 8)  # the last: in its old place
+    assert [part and part.task for part in again.parts] == [0, 1, 2]
+    for name, owner in again.owner.items():
+        assert torch.equal(owner.clamp(max=2), two.owner[name].where(owner != 3, 2))
+        assert (owner == 3).sum() == (three.owner[name] == 3).sum()
+    again, _ = method.learn(three, _task(0, (0, 1)), 8)
+    assert [part and part.task for part in again.parts] == [None, 1, 2, 0]
+    for name, owner in again.owner.items():
+        assert torch.equal(owner.where(owner != 4, 0), three.owner[name])
+
+
+def test_a_task_without_an_id_takes_no_other_ones_place() -> None:
+    method, unnamed = PackNet(_net(), FIT), _task(7, (6, 7))._replace(id=None)
+    state, _ = method.learn(method.forget(_three(method)[-1], 0), unnamed, 8)
+    assert [part and part.task for part in state.parts] == [None, 1, 2, 3]
 
 
 # --- refusals

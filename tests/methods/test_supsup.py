@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from perdure import tree
 from perdure.contract import Answer, Fit, Refused, Task, TaskId
@@ -131,6 +132,23 @@ def test_only_learned_tasks_are_ever_found(infer: str) -> None:
         assert set(got.task.tolist()) <= {11, 5, 2}
 
 
+@pytest.mark.parametrize(("told", "outputs"), [("surplus", 8), ("entropy", 8), ("surplus", 3)])
+def test_doubt_is_the_objective_under_a_task_s_own_mask_whatever_else_is_learned(told: str, outputs: int) -> None:
+    method = _method(told=told, outputs=outputs)
+    one, three = _task(0), _task(1, classes=(2, 3, 4))  # a task of more labels
+    *_, before, after = _learn(method, one, three)
+    x, masks = one.examples.x, _masks(method, after, 0)
+    w = {name: w * masks[name] if name in masks else w for name, w in constants(method.wide, after.seed).items()}
+    shares = functional_call(method.wide, w, (x,)).detach().double().softmax(1)
+    spare, entropy = shares[:, 2:].sum(1).log(), -(shares * shares.log()).sum(1)
+    for answer in (_ask(method, before, x), _ask(method, before, x, one.id), _ask(method, after, x, one.id)):
+        assert torch.allclose(answer.doubt, entropy if told == "entropy" else spare, rtol=1e-4, atol=1e-6)
+    alone, beside = _ask(method, after, x, one.id), _ask(method, after, torch.cat([x, three.examples.x]))
+    rows = (beside.task[: len(x)] == 0).nonzero()[:, 0]
+    assert len(rows) > len(x) / 2
+    assert torch.allclose(beside.doubt[rows], alone.doubt[rows], rtol=1e-4, atol=1e-6)
+
+
 # --- what is kept
 
 
@@ -168,6 +186,16 @@ def test_a_task_that_is_learned_again_gets_a_new_mask_and_the_others_keep_theirs
     assert not equal(after.masks[2], before.masks[1])
     got = _ask(method, after, _task(1, shift=1.0).examples.x, TaskId(1, torch.arange(2)))
     assert (got.labels[got.logits.argmax(1)] == _task(1).examples.labels).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("transfer", ["none", "scores"])
+def test_a_task_is_forgotten_but_for_its_share_in_the_mean_of_scores(transfer: str) -> None:
+    method = _method(transfer=transfer)
+    *_, one, two, three = _learn(method, _task(0), _task(1), _task(2, classes=(2, 3)))
+    assert equal(method.forget(three, 2), two._replace(mean=three.mean))
+    assert method.forget(three, 0).labels.tolist() == [0, 1, 2, 3]  # some of which task 1 has too
+    assert equal(method.forget(two, 1), one._replace(mean=two.mean))
+    assert (two.mean == {}) == (transfer == "none")
 
 
 def test_every_task_has_statistics_of_its_own() -> None:

@@ -146,3 +146,9 @@ def test_the_log_grows_only_where_another_mask_takes_over() -> None:
     state = _live(_method(), _flow([0, 0, 1, 1], chunk=400))
     assert all(one[1] != two[1] for one, two in pairwise(state.flow.log.tolist()))
     assert len(state.flow.log) == 2
+
+
+def test_a_flow_without_ids_has_no_task_to_forget() -> None:
+    method = _method()
+    with pytest.raises(Refused, match="no task to forget; roll back to a state before it"):
+        method.forget(_live(method, _flow([0, 1], EACH)), 0)

@@ -44,6 +44,8 @@ def test_equals_a_loop_over_examples(labels: list[list[int]]) -> None:
         assert got.task[row] == task
         own = dict(zip(answers[task].labels.tolist(), answers[task].logits[row].tolist(), strict=True))
         assert got.logits[row].tolist() == [own.get(label, -math.inf) for label in columns]
+        assert got.doubt is not None
+        assert got.doubt[row].item() == pytest.approx(entropies[task], rel=1e-9)
 
 
 def test_entropy_in_closed_form() -> None:
@@ -97,9 +99,22 @@ def test_each_input_is_answered_by_its_task_and_a_task_is_asked_once() -> None:
         assert got.logits[row].tolist() == [shown.get(label, -math.inf) for label in got.labels.tolist()]
 
 
+def test_each_input_is_in_doubt_as_its_task_says_or_by_its_entropy() -> None:
+    said, tasks = torch.tensor([0.25, -3.0, 1e9], dtype=torch.float64), torch.tensor([1, 6, 1])
+    answers = {1: _answer(5, [0, 1], 3), 6: _answer(6, [2, 3], 3)._replace(doubt=said)}
+
+    def own(task: int, rows: Tensor) -> Answer:
+        part = answers[task]
+        return Answer(part.logits[rows], part.labels, doubt=None if part.doubt is None else part.doubt[rows])
+
+    got = routed(tasks, torch.arange(4), own).doubt
+    sure = entropy(answers[1].logits)
+    assert torch.equal(got, torch.stack([sure[0], said[1], sure[2]]))
+
+
 def test_an_empty_batch_has_an_empty_answer() -> None:
     got = routed(torch.empty(0, dtype=torch.int64), torch.tensor([2, 3]), lambda task, rows: pytest.fail("asked"))
-    assert (got.logits.shape, got.labels.tolist()) == ((0, 2), [2, 3])
+    assert (got.logits.shape, got.labels.tolist(), got.doubt.shape) == ((0, 2), [2, 3], (0,))
 
 
 def _model(value: float, labels: list[int]) -> Model:

@@ -13,7 +13,8 @@ Deviations: reference batches are dealt from the shuffled memory: each is a unif
     neighbours share no exemplar. Normalisation statistics see the reference batches too. The gradient is projected
     whatever the optimiser makes of it; the paper's is plain sgd. Where only the task's own logits compete (GG), those
     of an exemplar compete within the task it came from.
-Memory: task, `per_class` exemplars of each of its classes as they are stored, beside the network.
+Memory: task, `per_class` exemplars of each of its classes as they are stored, beside the network; those of a task that
+    is learned again are drawn anew.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from perdure.contract import Answer, Batch, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import Concat, View
-from perdure.model import Model, answer, grow, start
+from perdure.model import Model, answer, grow, index_of, start
 from perdure.ops.memory import Memory, Sets, enlist, keep, rivals
 from perdure.rng import fold, permutation
 from perdure.train import BLOCK, Descent, competing, minimise
@@ -42,6 +43,7 @@ class AGEMState(NamedTuple):
     memory: tuple[Memory, ...]  # one a task
     sets: Sets  # the sets of labels that compete among themselves; none where all labels compete
     which: tuple[int, ...]  # the set of each task
+    tasks: tuple[int, ...]  # the index of each
 
 
 def project(g: Tensor, g_ref: Tensor, out: Tensor | None = None) -> Tensor:
@@ -103,17 +105,24 @@ class AGEM(Method):
             raise Refused(f"method.reference is {self.reference}; it must be at least 1")
 
     def init(self, key: int, background: Examples | None = None) -> AGEMState:
-        return AGEMState(start(self.net, self.fit, key), (), (), ())
+        return AGEMState(start(self.net, self.fit, key), (), (), (), ())
 
     def learn(self, state: AGEMState, task: Task, key: int) -> tuple[AGEMState, Trace]:
         if not self.per_class:
             model, trace = minimise(self.net, grow(self.net, self.fit, state.model, task), self.fit, task, key)
             return state._replace(model=model), trace
         rows = exemplars(task.examples.labels, self.per_class, fold(key, "memory"))
-        memory = (*state.memory, keep(View(task.examples, rows), state.model.labels.device))
+        index, memory = index_of(task, state.tasks), keep(View(task.examples, rows), state.model.labels.device)
         sets, own = enlist(state.sets, competing(self.fit, task))
-        after = AGEMState(grow(self.net, self.fit, state.model, task), memory, sets, (*state.which, own))
-        if state.memory:
+        others = [place for place, other in enumerate(state.tasks) if other != index]
+        after = AGEMState(
+            grow(self.net, self.fit, state.model, task),
+            (*(state.memory[place] for place in others), memory),
+            sets,
+            (*(state.which[place] for place in others), own),
+            (*(state.tasks[place] for place in others), index),
+        )
+        if others:
             model, trace = self._constrained(after, task, key)
         else:
             model, trace = minimise(self.net, after.model, self.fit, task, key)

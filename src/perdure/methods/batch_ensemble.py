@@ -19,7 +19,8 @@ has no biases); superposed, they and the statistics are the mean of the tasks'. 
 the head, in the order in which examples bring them; rows that no earlier task needed are random, as W is where it is
 never trained: signed constants. Moments are fresh for each task, whatever `fit.moments` says. One-shot inference is
 near chance on permuted digits with two hidden layers of 400; entropy is the default.
-Memory: W, or a key where it is random; for each task two vectors a layer, its biases, normalisation and statistics.
+Memory: W, or a key where it is random; for each task two vectors a layer, its biases, normalisation and statistics. A
+task that is forgotten takes these along; a W that was trained on it stays.
 """
 
 from __future__ import annotations
@@ -35,7 +36,18 @@ from torch.func import functional_call
 
 from perdure import tree
 from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, answer, first_come, head_of, parts_of, start, with_outputs
+from perdure.model import (
+    Model,
+    answer,
+    check_classes,
+    first_come,
+    head_of,
+    index_of,
+    parts_of,
+    start,
+    with_outputs,
+    without,
+)
 from perdure.ops.channels import cut, matrices, signs
 from perdure.ops.infer import Bound, Made, respond, routed
 from perdure.ops.masks import constants
@@ -146,7 +158,8 @@ class BatchEnsemble(Method):
         return Ensemble(fold(key, "constants"), model._replace(params={}) if self.weights == "random" else model, ())
 
     def learn(self, state: Ensemble, task: Task, key: int) -> tuple[Ensemble, Trace]:
-        index = len(state.parts) if task.id is None else task.id.index
+        check_classes(task)
+        index = index_of(task, [part.task for part in state.parts])
         names, labels = matrices(self.net), first_come(task).to(state.model.labels.device)
         shared = self._shared(state, len(labels))
         first = self.weights == "trained" and not state.parts
@@ -196,6 +209,9 @@ class BatchEnsemble(Method):
             return respond(self.net, bound, x, id)
         tasks = torch.tensor(list(bound.tasks), device=x.device)[gradients(self.net, stack, x).argmin(1)]
         return routed(tasks, labels, lambda task, rows: answer(self.net, bound.tasks[task], x[rows]))
+
+    def forget(self, state: Ensemble, index: int) -> Ensemble:
+        return state._replace(parts=without(state.parts, index))
 
     @property
     def _head(self) -> str:

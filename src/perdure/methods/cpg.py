@@ -24,6 +24,8 @@ Scores start at .005 and are cut at 0 (the paper: .01 and .005), so that decay a
 optimiser of `fit`. Ratios are pruned at once, not along a cubic schedule. Free weights start at the values they had
 before life. Moments are fresh in every phase. Inference by entropy is not in the paper, which is given the id.
 Memory: a byte a weight, and for each task its vectors, head, statistics, and at most about a bit for each older weight.
+A task that is forgotten or learned anew takes these along; what it owned stays, in use, while a later task is kept, and
+is then free again. The net stays as large as it has become.
 """
 
 from __future__ import annotations
@@ -37,11 +39,12 @@ import torch
 from torch import Tensor, nn
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, Part, first_come, forward, head_of, own_head, parts_of, rows_of, start
+from perdure.model import Model, Part, first_come, forward, head_of, index_of, own_head, parts_of, rows_of, start
 from perdure.ops.chain import chain, widened
 from perdure.ops.codec import decode, encode, unpack
 from perdure.ops.infer import Bound, respond
 from perdure.ops.masks import Through, learn_masks
+from perdure.ops.owners import indices, released, vacated
 from perdure.ops.select import largest
 from perdure.rng import fold
 from perdure.train import Descent, Layout, frozen, length, minimise
@@ -61,6 +64,10 @@ class Own(NamedTuple):
     picks: Params  # coded, by name: which of the older weights it uses, in order of place
     shapes: dict[str, tuple[int, ...]]  # of the weights when it was learned
 
+    @property
+    def task(self) -> int:
+        return self.part.task
+
 
 class Grown(NamedTuple):
     """One network that all tasks share, as large as it has become, and to which of them each weight belongs."""
@@ -68,7 +75,7 @@ class Grown(NamedTuple):
     model: Model  # its weights, free ones as they started; and vectors, head and statistics as every task starts
     owner: Params  # uint8 for each weight: 0 free, t of the t-th task
     size: float  # in parameters, of the net as it was given
-    tasks: tuple[Own, ...]  # in the order of learning
+    tasks: tuple[Own | None, ...]  # in the order of learning; None where one is forgotten that later ones build on
 
 
 class Draft(NamedTuple):
@@ -88,6 +95,7 @@ def older(owner: Tensor, t: int) -> Tensor:
 def bind(state: Grown, t: int) -> Params:
     """The parameters of the t-th task (1 for the first), at the shapes that it was learned at."""
     own = state.tasks[t - 1]
+    assert own is not None
     params = {**state.model.params, **own.part.head}
     for name, shape in own.shapes.items():
         corner = tuple(map(slice, shape))
@@ -134,9 +142,16 @@ def compact(draft: Draft, claimed: Mapping[str, int], ratio: float, t: int) -> D
     return draft._replace(model=draft.model._replace(params=params), owner=owners)
 
 
+def fresh(net: nn.Module, fit: Fit, size: float, key: int) -> Model:
+    """The model before life at a size; a larger one than the net has nothing of the net as it is given."""
+    if size == 1:
+        return start(net, fit, key)
+    return start(widened(net, head_of(net, fit), size, ADVICE), replace(fit, start="fresh"), key)
+
+
 def grow(net: nn.Module, fit: Fit, state: Grown, size: float, key: int) -> Grown:
     """The state at a larger size: all it holds is as it was, and what is new is free and starts fresh."""
-    fresh = start(widened(net, head_of(net, fit), size, ADVICE), replace(fit, start="fresh"), key)
+    begun = fresh(net, fit, size, key)
 
     def pasted(old: Params, new: Params) -> Params:
         out = {name: new[name].to(tensor, copy=True) for name, tensor in old.items()}
@@ -145,10 +160,10 @@ def grow(net: nn.Module, fit: Fit, state: Grown, size: float, key: int) -> Grown
         return out
 
     model = state.model._replace(
-        params=pasted(state.model.params, fresh.params), stats=pasted(state.model.stats, fresh.stats)
+        params=pasted(state.model.params, begun.params), stats=pasted(state.model.stats, begun.stats)
     )
     return Grown(
-        model, pasted(state.owner, {n: torch.zeros_like(w) for n, w in fresh.params.items()}), size, state.tasks
+        model, pasted(state.owner, {n: torch.zeros_like(w) for n, w in begun.params.items()}), size, state.tasks
     )
 
 
@@ -215,6 +230,9 @@ class CPG(Method):
         return Grown(model, {name: torch.zeros_like(w, dtype=torch.uint8) for name, w in weights.items()}, 1.0, ())
 
     def learn(self, state: Grown, task: Task, key: int) -> tuple[Grown, Trace]:
+        learned = indices(state.tasks)
+        if (index := index_of(task, learned)) in learned:
+            state = self.forget(state, index)
         t = len(state.tasks) + 1
         if t > 255:
             raise Refused("CPG counts owners in a byte: it learns at most 255 tasks; start a new learner")
@@ -240,16 +258,23 @@ class CPG(Method):
             spared = reached < goal and ratio <= SPARED
             if spared or accuracy(self.net, merged(draft), held) >= min(goal, reached):
                 best = draft
-        return self._end(state, best, t, task), Trace(torch.cat(losses))
+        return self._end(state, best, t, index), Trace(torch.cat(losses))
 
     def ready(self, state: Grown) -> Bound:
-        models = (
-            Model(bind(state, t), own.part.stats, own.part.id.classes, {}) for t, own in enumerate(state.tasks, 1)
-        )
-        return Bound(state.model, {own.part.id.index: model for own, model in zip(state.tasks, models, strict=True)})
+        tasks = {
+            own.task: Model(bind(state, t), own.part.stats, own.part.id.classes, {})
+            for t, own in enumerate(state.tasks, 1)
+            if own is not None
+        }
+        return Bound(state.model, tasks)
 
     def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
         return respond(self.net, ready, x, id)
+
+    def forget(self, state: Grown, index: int) -> Grown:
+        tasks, begun = vacated(state.tasks, index), fresh(self.net, self.fit, state.size, fold(index, "forgotten"))
+        params, owner = released(state.model.params, state.owner, len(tasks), begun.params)
+        return state._replace(model=state.model._replace(params=params), owner=owner, tasks=tasks)
 
     def _hold_back(self, task: Task, key: int) -> tuple[Task, Examples]:
         """The task without the examples that it is measured on, and those."""
@@ -309,14 +334,14 @@ class CPG(Method):
         """How to retrain at a ratio."""
         return replace(self.fit, epochs=None, steps=max(1, round(length(self.fit, examples)[1] * self.retrain)))
 
-    def _end(self, state: Grown, draft: Draft, t: int, task: Task) -> Grown:
+    def _end(self, state: Grown, draft: Draft, t: int, index: int) -> Grown:
         """The state after a task: what it owns joins the network, the rest is kept beside it."""
         names, still = parts_of(head_of(self.net, self.fit)), frozen(self.net, self.fit)
         model, owner = _with_rows(draft.model, names, draft.model.labels.argsort()), draft.owner
         weights = {name: model.params[name].where(mine == t, state.model.params[name]) for name, mine in owner.items()}
         picks = {name: encode(model.params[name][mask] >= 0) for name, mask in draft.older.items() if mask.any()}
         head = {name: w for name, w in model.params.items() if name not in owner and name not in still}
-        part = Part(TaskId(t - 1 if task.id is None else task.id.index, model.labels), head, model.stats)
+        part = Part(TaskId(index, model.labels), head, model.stats)
         own = Own(part, picks, {name: tuple(mine.shape) for name, mine in owner.items()})
         shared = state.model._replace(params=state.model.params | weights)
         return Grown(shared, owner, state.size, (*state.tasks, own))

@@ -27,7 +27,8 @@ number of units, and one rate does not suit small nets and large ones (the paper
 keep their bits under any optimiser; where soft gates protect in part, momentum, Adam and decay move more than the
 paper's plain SGD. Scales and shifts of batch norm are protected as biases, its statistics are each task's own.
 Inference by entropy is not in the paper, which is given the id.
-Memory: a bit a hidden unit and task (a float where gates are soft), and the task's head and statistics.
+Memory: a bit a hidden unit and task (a float where gates are soft), and the task's head and statistics. A task that is
+forgotten takes these along; weights that it alone used stay until another task moves them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, Part, head_of, own_head, parts_of, start
+from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, start, without
 from perdure.ops.chain import Link, chain
 from perdure.ops.channels import spread
 from perdure.ops.codec import pack, unpack
@@ -63,6 +64,10 @@ class Own(NamedTuple):
 
     part: Part
     gates: Tensor  # of all hidden units: packed bits (ceil(U / 8),) uint8, or a (U,) float
+
+    @property
+    def task(self) -> int:
+        return self.part.task
 
 
 class Attended(NamedTuple):
@@ -163,6 +168,8 @@ class HAT(Method):
         return Attended(start(self.net, self.fit, key), ())
 
     def learn(self, state: Attended, task: Task, key: int) -> tuple[Attended, Trace]:
+        index = index_of(task, [own.task for own in state.tasks])
+        state = state._replace(tasks=tuple(own for own in state.tasks if own.task != index))
         links, used = self._links(), self.used(state)
         model = own_head(self.net, self.fit, state.model, task)
         descent, free = self._begin(links, model, used, key)
@@ -183,17 +190,20 @@ class HAT(Method):
             torch.mul(da, self.s_max * slope * (1 - slope), out=grads[EMBEDDING])
             descent.step(flat)
             e.clamp_(-MOST, MOST)
-        return self._end(state, descent, task), descent.trace
+        return self._end(state, descent, index), descent.trace
 
     def ready(self, state: Attended) -> Bound:
         links, tasks = self._links(), {}
         for part, gates in state.tasks:
             params = bind(links, {**state.model.params, **part.head}, self._unpacked(gates))
-            tasks[part.id.index] = Model(params, part.stats, part.id.classes, {})
+            tasks[part.task] = Model(params, part.stats, part.id.classes, {})
         return Bound(state.model, tasks)
 
     def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
         return respond(self.net, ready, x, id)
+
+    def forget(self, state: Attended, index: int) -> Attended:
+        return state._replace(tasks=without(state.tasks, index))
 
     def used(self, state: Attended) -> Tensor:
         """(U,) a^{<t}: how much any task so far uses each hidden unit, 0 to 1."""
@@ -226,13 +236,12 @@ class HAT(Method):
         size, steps = length(self.fit, examples)
         return steps, ceil(examples / size)
 
-    def _end(self, state: Attended, descent: Descent, task: Task) -> Attended:
+    def _end(self, state: Attended, descent: Descent, index: int) -> Attended:
         """The state after a task: the trunk as it is now, and what the task keeps for itself."""
         learned, params = descent.model, descent.layout.named(descent.moved)
         e, names = params.pop(EMBEDDING), parts_of(head_of(self.net, self.fit))
         head = {name: params.pop(name) for name in names if name in params}
         gates = pack(e > 0) if self.gates == "hard" else (self.s_max * e).sigmoid()
-        index = len(state.tasks) if task.id is None else task.id.index
         own = Own(Part(TaskId(index, learned.labels), head, learned.stats), gates)
         trunk = {name: params.get(name, w) for name, w in state.model.params.items()}
         return Attended(state.model._replace(params=trunk), (*state.tasks, own))

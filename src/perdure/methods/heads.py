@@ -14,7 +14,8 @@ Deviations: the trunk may also be that of the given net, or learned on a backgro
 each task's own, begun at the trunk's: tasks with other inputs have others, and at 8 bytes a unit they are cheap.
 Moments are fresh for every task, whatever `fit.moments` says. Inference by entropy is not in the paper, which gives the
 id to its baselines.
-Memory: a network, and for each task its head and statistics.
+Memory: a network, and for each task its head and statistics. A task that is forgotten takes these along; a trunk that
+was learned on it stays.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import ClassVar, NamedTuple, get_args
 from torch import Tensor
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, Part, head_of, own_head, parts_of
+from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, without
 from perdure.ops.infer import Bound, respond
 from perdure.ops.trunk import Origin, Trunk, begin, learn_trunk, part_of
 from perdure.train import frozen, minimise
@@ -68,13 +69,13 @@ class Heads(Method):
         return Headed(begin(self.net, self.fit, self.trunk, key, background), ())
 
     def learn(self, state: Headed, task: Task, key: int) -> tuple[Headed, Trace]:
-        index, trunk = len(state.parts) if task.id is None else task.id.index, state.trunk
+        index, trunk = index_of(task, [part.task for part in state.parts]), state.trunk
         if trunk.made:
             model = own_head(self.net, self.fit, trunk.model, task)
             model, trace = minimise(self.net, model, self._head_alone(model), task, key)
         else:
             trunk, model, trace = learn_trunk(self.net, self.fit, trunk, task, key)
-        others = tuple(part for part in state.parts if part.id.index != index)
+        others = tuple(part for part in state.parts if part.task != index)
         return Headed(trunk, (*others, part_of(self.net, self.fit, index, model.params, model))), trace
 
     def ready(self, state: Headed) -> Bound:
@@ -84,6 +85,9 @@ class Heads(Method):
 
     def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
         return respond(self.net, ready, x, id)
+
+    def forget(self, state: Headed, index: int) -> Headed:
+        return state._replace(parts=without(state.parts, index))
 
     def _head_alone(self, model: Model) -> Fit:
         """`fit` with the trunk frozen, so that nothing below the head is differentiated."""

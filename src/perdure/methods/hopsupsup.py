@@ -34,7 +34,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, evaluation, extended, narrow, start, with_outputs
+from perdure.model import Model, check_classes, evaluation, extended, index_of, narrow, start, with_outputs
 from perdure.ops.infer import entropy
 from perdure.ops.masks import NORMS, Threshold, Through, constants, learn_masks, maskable, with_spare
 from perdure.optimiser import Optimiser
@@ -54,7 +54,7 @@ class Memories(NamedTuple):
 
     seed: int  # the key of W
     labels: Tensor  # (n,) int64: the label of each row of the head
-    tasks: int  # how many were learned
+    tasks: tuple[int, ...]  # the index of each that was learned
     hopfield: Params  # M (d, d) by layer
     total: Params  # (d,) by layer: the sum of all z stored
     stats: Params  # buffers of the network: their mean over the tasks
@@ -129,10 +129,16 @@ class HopSupSup(Method):
         sizes, model = units(self.net), start(self.net, self.fit, key)
         hopfield = {name: torch.zeros(d, d) for name, d in sizes.items()}
         total = {name: torch.zeros(d) for name, d in sizes.items()}
-        return Memories(fold(key, "constants"), model.labels, 0, hopfield, total, model.stats)
+        return Memories(fold(key, "constants"), model.labels, (), hopfield, total, model.stats)
 
     def learn(self, state: Memories, task: Task, key: int) -> tuple[Memories, Trace]:
-        labels, k = extended(state.labels, task), state.tasks + 1
+        check_classes(task)
+        if (index := index_of(task, state.tasks)) in state.tasks:
+            raise Refused(
+                f"task {index} is learned already, and HopSupSup cannot learn one again: with two masks of a task in "
+                "its memories, the search ends between them. Roll back to a state before it, and learn it from there"
+            )
+        labels, k = extended(state.labels, task), len(state.tasks) + 1
         net, weights = self._network(state._replace(labels=labels))
 
         flat, stats = Layout(weights).flat(weights), to(start(net, self.fit, 0).stats, labels.device)
@@ -145,7 +151,7 @@ class HopSupSup(Method):
         total = {name: before + z[name] for name, before in state.total.items()}
         new, old = descent.model.stats, state.stats
         mean = {name: old[name].lerp(s, 1 / k) if s.is_floating_point() else s for name, s in new.items()}
-        return Memories(state.seed, labels, k, hopfield, total, mean), descent.trace
+        return Memories(state.seed, labels, (*state.tasks, index), hopfield, total, mean), descent.trace
 
     def ready(self, state: Memories) -> Prepared:
         net, weights = self._network(state)
@@ -162,7 +168,7 @@ class HopSupSup(Method):
     def recall(self, ready: Prepared, x: Tensor) -> Params:
         """The masks (d,) of zeros and ones by layer that are found for inputs x (B, ...) of one task."""
         state, size = ready.state, min(BATCH, len(x))
-        scores = {name: total / max(1, state.tasks) for name, total in state.total.items()}
+        scores = {name: total / max(1, len(state.tasks)) for name, total in state.total.items()}
         search, order = Optimiser(SEARCH, list(scores.values())), permutation(state.seed, len(x))
         for t in range(1, self.steps + 1 if state.tasks else 0):
             rows, share = order[(torch.arange(size) + (t - 1) * size) % len(x)].to(x.device), t / self.steps

@@ -22,7 +22,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 from torch import Tensor
 
 from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, own_head, start
+from perdure.model import Model, index_of, own_head, start, without
 from perdure.ops.infer import Bound, respond
 from perdure.train import minimise
 
@@ -66,7 +66,7 @@ class Independent(Method):
         return Networks(start(self.net, self.fit, key), ())
 
     def learn(self, state: Networks, task: Task, key: int) -> tuple[Networks, Trace]:
-        index = len(state.own) if task.id is None else task.id.index
+        index = index_of(task, [own.task for own in state.own])
         first = state.own[-1].model if state.own and self.begin == "previous" else state.start
         fit = replace(self.fit, moments="fresh")
         model, trace = minimise(self.net, own_head(self.net, fit, first, task), fit, task, key)
@@ -78,3 +78,6 @@ class Independent(Method):
 
     def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
         return respond(self.net, ready, x, id)
+
+    def forget(self, state: Networks, index: int) -> Networks:
+        return state._replace(own=without(state.own, index))

@@ -20,7 +20,8 @@ to). Normalisation statistics are each task's own and not frozen after the first
 other inputs). Exactly floor(q n) weights of a layer are freed, ties in order of place, where the authors' code frees
 every weight up to a cut-off. Moments are fresh in every phase, whatever `fit.moments` says. Inference by entropy is not
 in the paper, which is given the id.
-Memory: a byte a trunk weight, and for each task its head and statistics.
+Memory: a byte a trunk weight, and for each task its head and statistics. A task that is forgotten or learned anew takes
+these along; what it owned stays, in use, while a later task is kept, and is then free again.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ import torch
 from torch import Tensor
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, Part, head_of, own_head, parts_of, start
+from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, start
 from perdure.ops.infer import Bound, respond
+from perdure.ops.owners import indices, released, vacated
 from perdure.rng import fold
 from perdure.train import frozen, length, minimise
 
@@ -46,7 +48,7 @@ class Packed(NamedTuple):
 
     model: Model  # the trunk, and the head and statistics that every task starts from
     owner: Params  # uint8 for each trunk parameter: 0 free, t of the t-th task
-    parts: tuple[Part, ...]  # in the order of learning
+    parts: tuple[Part | None, ...]  # in the order of learning; None where a task is forgotten that later ones build on
 
 
 def bind(params: Params, owner: Params, t: int) -> Params:
@@ -115,26 +117,34 @@ class PackNet(Method):
         return state
 
     def learn(self, state: Packed, task: Task, key: int) -> tuple[Packed, Trace]:
+        learned = indices(state.parts)
+        if (index := index_of(task, learned)) in learned:
+            state = self.forget(state, index)
         t, layers = len(state.parts) + 1, self._layers(state)
         long, short = self._phases(len(task.examples))
-        model = own_head(self.net, self.fit, state.model, task)  # free weights are 0 after the first task
+        model = own_head(self.net, self.fit, state.model, task)  # free weights are 0 or fresh
         owner = self._claim(state, t, layers)
 
         model, trained = minimise(self.net, model, long, task, fold(key, "train"), held(model, owner, t))
         model, owner = prune(model, owner, t, self.prune, layers)
         model, retrained = minimise(self.net, model, short, task, fold(key, "retrain"), held(model, owner, t))
-        state = freeze(state, model, owner, t - 1 if task.id is None else task.id.index)
-        return state, Trace(torch.cat([trained.loss, retrained.loss]))
+        return freeze(state, model, owner, index), Trace(torch.cat([trained.loss, retrained.loss]))
 
     def ready(self, state: Packed) -> Bound:
         tasks = {}
         for t, part in enumerate(state.parts, 1):
-            params = {**bind(state.model.params, state.owner, t), **part.head}
-            tasks[part.id.index] = Model(params, part.stats, part.id.classes, {})
+            if part is not None:
+                params = {**bind(state.model.params, state.owner, t), **part.head}
+                tasks[part.task] = Model(params, part.stats, part.id.classes, {})
         return Bound(state.model, tasks)
 
     def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
         return respond(self.net, ready, x, id)
+
+    def forget(self, state: Packed, index: int) -> Packed:
+        parts, fresh = vacated(state.parts, index), start(self.net, self.fit, fold(index, "forgotten"))
+        params, owner = released(state.model.params, state.owner, len(parts), fresh.params)
+        return Packed(state.model._replace(params=params), owner, parts)
 
     def _layers(self, state: Packed) -> list[str]:
         """The weights to pack: trunk parameters of two or more dimensions that may move."""

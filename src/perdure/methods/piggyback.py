@@ -19,7 +19,8 @@ paper, which trains 30 epochs; 5 at the default rate 1e-3, which suits the defau
 are no worse). No weight decay on masks and heads, whatever `fit` says: it would pull scores below the cut.
 Statistics of normalisation are each task's own, not frozen. Moments are fresh for every task. Inference by entropy is
 not in the paper, which is given the id.
-Memory: the backbone, and for each task a coded mask (at most a bit a weight, two if ternary), a head and statistics.
+Memory: the backbone, and for each task a coded mask (at most a bit a weight, two if ternary), a head and statistics. A
+task that is forgotten takes these along; a backbone that was learned on it stays.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor
 
 from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, Part, head_of, own_head, parts_of
+from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, without
 from perdure.ops.codec import decode, encode, unpack
 from perdure.ops.infer import Bound, Made, respond
 from perdure.ops.masks import Threshold, Through, learn_masks, maskable
@@ -48,6 +49,10 @@ class Own(NamedTuple):
 
     part: Part
     planes: tuple[Params, ...]  # coded, by name of the weight: where its mask is 1 and, if ternary, where it is -1
+
+    @property
+    def task(self) -> int:
+        return self.part.task
 
 
 class Piggybacked(NamedTuple):
@@ -139,7 +144,7 @@ class Piggyback(Method):
         return Piggybacked(begin(self.net, self.fit, self.trunk, key, background), ())
 
     def learn(self, state: Piggybacked, task: Task, key: int) -> tuple[Piggybacked, Trace]:
-        index, trunk = len(state.own) if task.id is None else task.id.index, state.trunk
+        index, trunk = index_of(task, [own.task for own in state.own]), state.trunk
         if trunk.made:
             masks, params, model, trace = self._mask(trunk.model, task, key)
         else:
@@ -147,7 +152,7 @@ class Piggyback(Method):
             params = model.params
             masks = {name: torch.ones_like(params[name], dtype=torch.bool) for name in self._masked()}
         own = Own(part_of(self.net, self.fit, index, params, model), coded(masks, self.values))
-        others = tuple(own for own in state.own if own.part.id.index != index)
+        others = tuple(own for own in state.own if own.task != index)
         return Piggybacked(trunk, (*others, own)), trace
 
     def ready(self, state: Piggybacked) -> Bound:
@@ -163,10 +168,13 @@ class Piggyback(Method):
             params = bind(start.params, unpacked(packed[place], start.params))
             return Model({**params, **part.head}, part.stats, part.id.classes, {})
 
-        return Bound(start, Made([own.part.id.index for own in state.own], made))
+        return Bound(start, Made([own.task for own in state.own], made))
 
     def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
         return respond(self.net, ready, x, id)
+
+    def forget(self, state: Piggybacked, index: int) -> Piggybacked:
+        return state._replace(own=without(state.own, index))
 
     def _masked(self) -> list[str]:
         """The weights that take a mask."""

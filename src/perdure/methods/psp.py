@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, Part, classes_of, grown, head_of, start
+from perdure.model import Model, Part, check_classes, classes_of, grown, head_of, index_of, start
 from perdure.ops.channels import cut, matrices, signs, spread
 from perdure.ops.infer import Bound, Made, respond
 from perdure.rng import fold, normal
@@ -94,7 +94,8 @@ class PSP(Method):
         return Superposition(fold(key, "context"), start(self.net, self.fit, key), ())
 
     def learn(self, state: Superposition, task: Task, key: int) -> tuple[Superposition, Trace]:
-        index, classes = len(state.parts) if task.id is None else task.id.index, classes_of(task)
+        check_classes(task)
+        index, classes = index_of(task, [part.task for part in state.parts]), classes_of(task)
         head, rows = head_of(self.net, self.fit), len(classes)
         shared = grown(state.model.params, head, rows)
         context = self._context(state, index)
@@ -108,7 +109,7 @@ class PSP(Method):
             if not torch.equal(model.params[name], bound[name]):  # what did not move keeps its bits
                 shared[name] = torch.cat([w, shared[name][len(w) :]])
         own = {name: w for name, w in model.params.items() if name not in context}
-        others = tuple(part for part in state.parts if part.id.index != index)
+        others = tuple(part for part in state.parts if part.task != index)
         part = Part(TaskId(index, model.labels), own, model.stats)
         return Superposition(state.seed, state.model._replace(params=shared), (*others, part)), trace
 
@@ -121,7 +122,7 @@ class PSP(Method):
             return Model({**bind(weights, context), **part.head}, part.stats, part.id.classes, {})
 
         make = own if self.keys == "binary" else cache(own)  # rotations take longer to draw than to use
-        return Bound(state.model, Made([part.id.index for part in state.parts], make))
+        return Bound(state.model, Made([part.task for part in state.parts], make))
 
     def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
         return respond(self.net, ready, x, id)

@@ -22,7 +22,8 @@ check, the probation and moments that each mask keeps are not in the paper. Mask
 scores with the share (c + 1/2) / (k + 1) of the k masks that keep a weight: their bare mean would leave no score near
 its cut. Superposed statistics of normalisation are the mean of the tasks'.
 Memory: a key, and for each task a coded mask (at most a bit a weight) and its statistics; in NNs the scores and their
-moments too.
+moments too. A task that is forgotten takes all this along, but for its share in the mean of scores where these are
+transferred.
 """
 
 from __future__ import annotations
@@ -35,11 +36,24 @@ from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from perdure import tree
 from perdure.contract import Answer, Batch, Examples, Fit, Method, Refused, Task, TaskId, Trace
-from perdure.model import Model, answer, extended, first_come, forward, head_of, parts_of, start, with_outputs
+from perdure.model import (
+    Model,
+    calls,
+    check_classes,
+    evaluation,
+    extended,
+    first_come,
+    forward,
+    head_of,
+    parts_of,
+    place_of,
+    start,
+    with_outputs,
+)
 from perdure.ops.channels import cut
 from perdure.ops.codec import decode, encode
 from perdure.ops.infer import Bound, Made, entropy, respond, routed
@@ -183,6 +197,8 @@ class SupSup(Method):
         others = [place for place, id in enumerate(state.ids) if id.index != task.id.index]
         state, labels = only(state, others), first_come(task).to(state.labels.device)
         self.check(labels)
+        if self.objective([*state.ids, TaskId(task.id.index, labels)]) is entropy:
+            check_classes(task)  # spare outputs tell it from others; entropy would take it for the surest of all
         if self.most is not None and len(state.ids) >= self.most:
             raise Refused(f"all {self.most} masks are in use; raise method.most, or leave it out for no limit")
         model = Model(self._first_scores(state, fold(key, "scores")), self.fresh(state)[1], labels, {})
@@ -232,18 +248,37 @@ class SupSup(Method):
 
         def own(place: int) -> Model:
             labels = state.ids[place].classes
-            return Model(cut(bind(stack, place), head, len(labels)), state.stats[place], labels, {})
+            return Model(bind(stack, place), state.stats[place], labels, {})
 
         rows = len(start(self.net, self.fit, 0).labels)
         begin = Model(cut(weights, head, rows), stats, torch.arange(rows).to(state.labels), {})
         return Masked(stack, Bound(begin, Made([id.index for id in state.ids], own)), state.ids, state.labels)
 
     def predict(self, ready: Masked, x: Tensor, id: TaskId | None = None) -> Answer:
-        if id is not None or not ready.ids:
+        models = ready.bound.tasks
+        if not models or (id is not None and id.index not in models):
             return respond(self.wide, ready.bound, x, id)
+        if id is not None:
+            return self.own(models[id.index], x)
         places = SEARCHES[self.infer](self.wide, ready.stack, x, self.objective(ready.ids), self.pool)
         tasks = torch.tensor([id.index for id in ready.ids], device=x.device)[places]
-        return routed(tasks, ready.labels, lambda task, rows: answer(self.wide, ready.bound.tasks[task], x[rows]))
+        return routed(tasks, ready.labels, lambda task, rows: self.own(models[task], x[rows]))
+
+    def own(self, model: Model, x: Tensor) -> Answer:
+        """The answer of one task, in doubt as its own objective is high, which no other task has a part in."""
+        name, labels = head_of(self.wide, self.fit), model.labels
+        head, rows = evaluation(self.wide).get_submodule(name), len(labels)
+        with calls([head]) as called:  # one pass for both: rows beside them could change the last bits of logits
+            logits = forward(self.wide, model._replace(params=cut(model.params, name, rows)), x)
+        spare = (model.params[part][rows:] for part in parts_of(name) if part in model.params)
+        outputs = torch.cat([logits, linear(called[head][0][0], *spare)], 1)
+        return Answer(logits, labels, doubt=self.objective([TaskId(0, labels)])(outputs))
+
+    def forget(self, state: Supermasks, index: int) -> Supermasks:
+        if state.flow is not None:
+            raise Refused("a flow without ids has masks, but no task to forget; roll back to a state before it")
+        place, k = place_of(index, [id.index for id in state.ids]), len(state.ids)
+        return only(state, [*range(place), *range(place + 1, k)])
 
     def check(self, labels: Tensor) -> None:
         """Raises Refused where the network has fewer outputs than labels (l,)."""

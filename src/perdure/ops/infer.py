@@ -71,7 +71,7 @@ def lowest_entropy(answers: Mapping[int, Answer]) -> Answer:
 
 
 def routed(tasks: Tensor, labels: Tensor, own: Callable[[int, Tensor], Answer]) -> Answer:
-    """One answer in which each input is answered by its task.
+    """One answer in which each input is answered by its task, and in doubt as that task says, or by its entropy.
 
     Args:
         tasks: (B,) the index of each input's task.
@@ -79,12 +79,14 @@ def routed(tasks: Tensor, labels: Tensor, own: Callable[[int, Tensor], Answer]) 
         own: the answer of a task to some rows of the batch.
     """
     logits = torch.full((len(tasks), len(labels)), -torch.inf, device=tasks.device)
+    doubt = torch.zeros(len(tasks), dtype=torch.float64, device=tasks.device)
     for task in tasks.unique().tolist():
         rows = (tasks == task).nonzero()  # (b, 1)
         part = own(task, rows[:, 0])
         logits = logits.to(part.logits)
         logits[rows, torch.searchsorted(labels, part.labels)] = part.logits
-    return Answer(logits, labels, tasks)
+        doubt[rows[:, 0]] = entropy(part.logits) if part.doubt is None else part.doubt
+    return Answer(logits, labels, tasks, doubt)
 
 
 def respond(net: nn.Module, bound: Bound, x: Tensor, id: TaskId | None) -> Answer:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from perdure.contract import Method, Scenario, State, Task
+from perdure.contract import Method, Refused, Scenario, State, Task
 from perdure.data import Arrays, View
 from perdure.methods.finetune import Finetune
 from perdure.model import Model
@@ -265,6 +265,51 @@ def isolated(case: Case) -> None:
                 )
 
 
+def forgotten(case: Case) -> None:
+    """One task can be forgotten, and the others keep their bits; or forgetting is refused, and it says what to do."""
+    method, state = case.method, case.states[-1]
+    must = method.isolates and case.scenario is not Scenario.NNS  # without ids there are no tasks to forget
+    before, ready = transform(state, torch.clone), method.ready(state)
+    for gone, lesson in enumerate(case.lessons):
+        try:
+            left = method.forget(state, lesson.id.index)
+        except Refused as refused:
+            if must:
+                raise LawBroken(
+                    f"it isolates tasks, but refuses to forget one ({refused}). Write `forget`"
+                ) from refused
+            if "oll back" not in str(refused):
+                raise LawBroken(f"forgetting is refused with {str(refused)!r}. Say to roll back instead") from refused
+            return
+        if path := _difference(before, state):
+            raise LawBroken(f"forget changed {path} of the state that it was given. Return another")
+        if nbytes(left) > nbytes(state):
+            raise LawBroken(f"without task {gone + 1} the state takes {nbytes(left)} bytes, with it {nbytes(state)}")
+        _only_gone(case, ready, left, gone)
+        again, _ = method.learn(left, case.tasks[gone], case.key(gone))
+        was, now = (
+            case.accuracy(method.predict(known, case.inputs(gone), lesson.id), gone)
+            for known in (ready, method.ready(again))
+        )
+        if not now >= min(was, LEARNED) - TOLERANCE:
+            raise LawBroken(f"task {gone + 1}, forgotten and learned again, has accuracy {now:.2f}; it was {was:.2f}")
+
+
+def _only_gone(case: Case, ready: Any, left: State, gone: int) -> None:
+    """Raises where a task that is forgotten still answers, or another answers otherwise than `ready` does."""
+    method, less = case.method, case.method.ready(left)
+    for number, lesson in enumerate(case.lessons):
+        x = case.inputs(number)
+        answer = method.predict(less, x, lesson.id)
+        if number == gone and len(answer.labels):
+            raise LawBroken(f"the id of task {gone + 1} was forgotten, and still has labels {answer.labels.tolist()}")
+        if number != gone and (path := _difference(method.predict(ready, x, lesson.id), answer)):
+            raise LawBroken(f"the {path} of task {number + 1} changed when task {gone + 1} was forgotten")
+        found = method.predict(less, x).task
+        if found is not None and bool((found == case.lessons[gone].id.index).any()):
+            raise LawBroken(f"task {gone + 1} was forgotten, and inputs are still taken for its own")
+
+
 def _models(tree: Any) -> Iterator[Model]:
     """Every model in a state."""
     if isinstance(tree, Model):
@@ -354,6 +399,7 @@ LAWS: dict[str, Callable[[Case], None]] = {
         learns,
         memory,
         isolated,
+        forgotten,
         off,
         relabelled,
     )
