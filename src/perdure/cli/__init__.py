@@ -22,6 +22,7 @@ VERBS = {
     "compare": "perdure.cli.compare",
     "reproduce": "perdure.cli.reproduce",
     "figure": "perdure.cli.figure",
+    "learner": "perdure.cli.learner",
     "doctor": "perdure.cli.doctor",
 }
 

@@ -15,10 +15,12 @@ from torch import Tensor
 from perdure.contract import Refused, Scale
 from perdure.data import Mapped
 from perdure.datasets.base import Base, stratified
-from perdure.datasets.npz import Array
+from perdure.datasets.npz import Array, quiet
 
 SIZE = 224  # pixels a side, where the name of the base does not say
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # by content; others of pillow's start other programs
+PIXELS = 64_000_000  # of an image, as it says before it is decoded, and again as it is resized
 
 
 class Pictures:
@@ -37,7 +39,7 @@ class Pictures:
 
     def __getitem__(self, rows: Array) -> Tensor:
         out = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with quiet(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for place, image in zip(out, pool.map(self._decoded, rows.tolist()), strict=True):
                 place.copy_(image)
         return out
@@ -46,19 +48,22 @@ class Pictures:
         """(3, size, size).
 
         Raises:
-            Refused: the file cannot be read as an image.
+            Refused: the file cannot be read as an image, or is one of too many pixels.
         """
         from PIL import Image
 
         size, edge = self.size, round(self.size * 256 / 224)
         try:
-            with Image.open(self.paths[row]) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            with Image.open(self.paths[row], formats=FORMATS) as file:
+                short = min(file.size)
+                width, height = (edge * side // short for side in file.size)
+                if max(file.width * file.height, width * height) > PIXELS:
+                    of = f"{file.width} x {file.height} pixels, and {width} x {height} when it is resized"
+                    raise ValueError(f"it has {of}; at most {PIXELS:,} are decoded")
+                image = file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        except Exception as error:  # decoders fail on a damaged file in any way they like
             raise Refused(f"{self.paths[row]} cannot be read ({error}); get it anew, or remove it") from error
-        short = min(image.size)
-        image = image.resize((edge * image.width // short, edge * image.height // short), Image.Resampling.BILINEAR)
-        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+        left, top = round((width - size) / 2), round((height - size) / 2)
         return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).movedim(-1, 0)
 
 
@@ -88,12 +93,16 @@ def listing(part: Path) -> Listing:
     paths: list[str] = []
     counts: list[int] = []
     for name in names:
-        files = [os.path.join(at, file) for at, _, inside in os.walk(part / name) for file in inside if _image(file)]
-        if not files:
+        if not (files := images(part / name)):
             raise Refused(f"{part / name} holds no image ({', '.join(SUFFIXES)}); put some into it, or remove it")
-        paths += sorted(files)
+        paths += files
         counts.append(len(files))
     return Listing(names, paths, torch.arange(len(names)).repeat_interleave(torch.tensor(counts)))
+
+
+def images(part: Path) -> list[str]:
+    """The images in a folder, however deep, sorted, without opening any; hidden files are no images."""
+    return sorted(os.path.join(at, file) for at, _, inside in os.walk(part) for file in inside if _image(file))
 
 
 def _image(file: str) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
+import math
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from threading import Lock
+from typing import IO, Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -17,6 +22,12 @@ from perdure.data import Arrays
 from perdure.datasets.base import Base
 
 Array = np.ndarray[Any, Any]
+
+GROWTH = 1 << 32  # bytes that a compressed file may unpack to beyond its own size
+LARGEST = np.iinfo(np.int64).max
+HEAD = 1 << 14  # bytes that a header has at most; numpy takes 10,000
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_SILENCE = Lock()  # warnings are switched off for all threads at once
 
 
 def files(places: Sequence[Path]) -> dict[str, Path]:
@@ -39,14 +50,18 @@ def opened(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> d
     content: dict[str, Array] = {}
     name = "the file"
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            held = file.files
-            for name in [name for name in (*needed, *optional) if name in held]:
-                content[name] = file[name]
-    except (OSError, EOFError, BadZipFile, zlib.error, TypeError, ValueError) as error:
-        reason: object = error
-        if "pickle" in str(error):  # numpy's own words advise to load it unsafely
-            reason = "it holds Python objects" if "Object arrays" in str(error) else "it is no array"
+        with ZipFile(path) as file, quiet():
+            held = {part.filename.removesuffix(".npy"): part for part in file.infolist()}
+            wanted = [name for name in (*needed, *optional) if name in held]
+            if sum(held[name].file_size for name in wanted) > path.stat().st_size + GROWTH:
+                raise ValueError(f"it unpacks to over {GROWTH >> 30} GiB more than the file has")
+            for name in wanted:
+                with file.open(held[name]) as part:
+                    check_header(part, held[name].file_size)
+                    part.seek(0)
+                    content[name] = np.lib.format.read_array(part, allow_pickle=False)
+    except Exception as error:  # a damaged file fails in any way that zipfile, its decompressors and numpy know
+        reason = str(error) or type(error).__name__
         raise Refused(
             f"{path}: {name} cannot be read ({reason}); save plain numbers and strings with numpy.savez"
         ) from error
@@ -56,21 +71,62 @@ def opened(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> d
     return content
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings inside the block, which one thread at a time enters: of a file from outside, an error says enough."""
+    with _SILENCE, warnings.catch_warnings(action="ignore"):
+        yield
+
+
+def check_header(file: IO[bytes], nbytes: int) -> None:
+    """Reads the header of an array that is stored in so many bytes, before anything is allocated for it.
+
+    Raises:
+        ValueError: it is no array, holds Python objects, or promises more than there is.
+    """
+    head = BytesIO(file.read(HEAD))  # a header says how long it is, and may lie
+    if (read := HEADERS.get(np.lib.format.read_magic(head))) is None:
+        raise ValueError("its format is none of 1.0 and 2.0")
+    shape, _, dtype = read(head)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if min(shape, default=0) < 0 or math.prod(shape) * max(dtype.itemsize, 1) > nbytes - head.tell():
+        raise ValueError("it has fewer numbers than its header says")
+
+
 def inputs(name: str, x: Array) -> Tensor:
     """An array as inputs (N, ...): integers as they are, numbers with a fraction as float32, channels first.
 
     Raises:
         Refused: it holds anything but real, finite numbers, or no example at all.
     """
+    check_form(name, x)
+    return converted(name, x)
+
+
+def check_form(name: str, x: Array) -> None:
+    """Refuses an array that can be no inputs, whatever the numbers in it."""
     if x.dtype.kind not in "biuf":
         raise Refused(f"{name} holds {x.dtype}, not numbers; save it as an integer or float array")
     if x.ndim < 2 or not x.size:
         raise Refused(f"{name} has shape {x.shape}; it needs a row for each example, (N, ...), and at least one")
+
+
+def converted(name: str, x: Array, rows: Array | None = None) -> Tensor:
+    """An array of that form, or some rows of it that an error calls by their numbers (N,), as inputs (N, ...).
+
+    Raises:
+        Refused: a number is not finite, or too large.
+    """
     if x.dtype.kind == "f":
-        x = x.astype(np.float32, copy=False)
-        if not (fine := np.isfinite(x.reshape(len(x), -1)).all(1)).all():
-            raise Refused(f"{name} holds NaN or infinite numbers, first in row {fine.argmin()}; fill or drop such rows")
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = x.astype(np.float32, copy=False)
+        if not (fine := np.isfinite(x).all(tuple(range(1, x.ndim)))).all():
+            row = fine.argmin() if rows is None else rows[fine.argmin()]
+            raise Refused(f"{name} holds NaN or infinite numbers, first in row {row}; fill or drop such rows")
     elif x.dtype != np.uint8:
+        if x.dtype.kind == "u" and x.max(initial=0) > LARGEST:
+            raise Refused(f"{name} holds whole numbers above {LARGEST}; save it as a float array")
         x = x.astype(np.uint8 if x.dtype.kind == "b" else np.int64, copy=False)
     if x.ndim == 4 and x.shape[3] <= 4 < x.shape[1]:
         x = np.moveaxis(x, 3, 1)
@@ -81,18 +137,27 @@ def numbers(name: str, y: Array) -> Array:
     """Labels (N,): integers, or strings as they are.
 
     Raises:
-        Refused: labels of another shape or kind, negative, or with a fraction.
+        Refused: labels of another shape or kind, negative, too large, or with a fraction.
     """
     if y.dtype.kind not in "biufUS":
         raise Refused(f"{name} holds {y.dtype}; labels are integers or strings")
     if y.ndim != 1:
         raise Refused(f"{name} has shape {y.shape}; it needs one label for each example, (N,)")
     if y.dtype.kind in "US":
-        return y.astype(str)
-    if y.dtype.kind == "f" and not (np.isfinite(y) & (y == np.floor(y))).all():
-        raise Refused(f"{name} holds labels that are not whole numbers; labels are integers or strings")
+        try:
+            words = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y.astype(y.dtype.newbyteorder("="))
+        except UnicodeDecodeError as error:
+            raise Refused(f"{name} holds bytes that are no UTF-8 ({error}); save it as strings") from error
+        if words.dtype.itemsize and words.view(np.uint32).max(initial=0) > sys.maxunicode:
+            raise Refused(f"{name} holds what is no text; save it anew")
+        return words
+    with np.errstate(invalid="ignore"):
+        if y.dtype.kind == "f" and not (np.isfinite(y) & (y == np.floor(y))).all():
+            raise Refused(f"{name} holds labels that are not whole numbers; labels are integers or strings")
     if y.size and y.min() < 0:
         raise Refused(f"{name} holds the label {y.min():g}; labels must not be negative")
+    if y.size and int(y.max()) > LARGEST:
+        raise Refused(f"{name} holds the label {int(y.max())}; labels go up to {LARGEST}, or save them as strings")
     return y.astype(np.int64)
 
 

@@ -41,6 +41,7 @@ NAMES = (
     "transfer",
     "packing",
     "coding",
+    "learner",
 )
 FIGURES = {name: f"perdure.experiments.figures.{name}" for name in NAMES}
 STORED = Path(str(resources.files("perdure.experiments"))) / "results" / "figures"

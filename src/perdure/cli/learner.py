@@ -1,0 +1,337 @@
+"""A learner on disk: teach it your own data a task at a time, ask it, check it, undo.
+
+`perdure learner create DIR` makes one in a folder; `learn`, `predict`, `explain`, `check`, `history`, `promote`,
+`rollback`, `forget` and `prune` follow.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from perdure import train
+from perdure.cli import Help
+from perdure.cli.parser import Parser, add, parsed
+from perdure.contract import Refused, unknown
+from perdure.learner import Change, Entry, Explanation, Learner, Policy, Report
+from perdure.learner.settings import Settings
+from perdure.options import Part, described, typed
+from perdure.report.table import size
+from perdure.store import write
+
+Given = Mapping[str, Any]
+SHOWN = 10  # predictions that a terminal is shown
+SETTINGS, POLICY = Part("", Settings, ("options",)), Part("", Policy)
+DATA = "X, y in .npz, .npy, .csv or .parquet, or a folder with a sub-folder of images for each class"
+ARGUMENTS: dict[str, list[tuple[str, str]]] = {
+    "create": [],
+    "learn": [("data", DATA)],
+    "predict": [("data", "inputs, in any of the forms that are learned from; labels are not needed")],
+    "explain": [("data", "inputs, in any of the forms that are learned from; labels are not needed")],
+    "check": [],
+    "history": [],
+    "promote": [("number", "of the candidate, as history shows it")],
+    "rollback": [("number", "of the entry after which things should be as they were (default: one version back)")],
+    "forget": [("name", "of the task")],
+    "prune": [],
+}
+OPTIONAL = {("rollback", "number")}
+
+
+def main(words: list[str]) -> int:
+    """Carries out the verb."""
+    if not words or words[0] in ("-h", "--help"):
+        raise Help(_usage())
+    verb, *rest = words
+    if verb not in VERBS:
+        raise unknown("learner verb", verb, VERBS)
+    parser = _parser(verb)
+    given = parsed(parser, rest) if verb == "create" else parser.read(rest)
+    if given.pop("help", False):
+        raise Help(parser.format_help())
+    for name in ("dir", *(name for name, _ in ARGUMENTS[verb] if (verb, name) not in OPTIONAL)):
+        if given.get(name) is None:
+            parser.error(f"{name.upper()} is missing")
+    console = Console(stderr="json" in given, highlight=False, soft_wrap=True)
+    return VERBS[verb](given, console)
+
+
+def _usage() -> str:
+    lines = [f"  {verb:<10} {(do.__doc__ or '').partition('.')[0]}" for verb, do in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: perdure learner VERB DIR ...",
+            "",
+            "A learner in a folder: your own data, a task at a time, for years.",
+            "",
+            *lines,
+            "",
+            "perdure learner VERB --help says more of one. A start: perdure learner create plants",
+            "",
+        ]
+    )
+
+
+def _parser(verb: str) -> Parser:
+    arguments = ["DIR", *(name.upper() for name, _ in ARGUMENTS[verb])]
+    usage = f"perdure learner {verb} {' '.join(arguments)} [OPTIONS]"
+    parser = Parser(f"learner {verb}", usage, VERBS[verb].__doc__ or "")
+    parser.add_argument("dir", nargs="?", metavar="DIR", help="the learner's folder")
+    for name, words in ARGUMENTS[verb]:
+        parser.add_argument(name, nargs="?", metavar=name.upper(), help=words)
+    if verb == "create":
+        for part in (SETTINGS, POLICY):
+            for option in described(part):
+                add(parser, option)
+        return parser
+    parser.add_argument("--wait", type=float, metavar="SECONDS", help="wait so long for another process that writes")
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="the outcome as JSON on the last line of stdout")
+    if verb in ("learn", "predict", "explain"):
+        parser.add_argument("--label", metavar="COLUMN", help="the column of labels in a table")
+    if verb == "learn":
+        parser.add_argument("--name", metavar="NAME", help="of the task; that of a known one teaches it more")
+        parser.add_argument(
+            "--validation", metavar="SHARE", help="held back for the exam, or the exam's own data (default: 0.2)"
+        )
+        parser.add_argument("--hold", action="store_true", help="keep the candidate back until it is promoted")
+    if verb in ("predict", "explain"):
+        parser.add_argument("--task", metavar="NAME", help="the task that all inputs are of; inferred when not given")
+        parser.add_argument("--out", metavar="FILE", help="also write a line for each input here, as CSV")
+    if verb == "forget":
+        parser.add_argument("--purge", action="store_true", help="also delete all other versions: there is no way back")
+    if verb == "prune":
+        parser.add_argument("--versions", type=int, metavar="N", help="how many to keep (default: 1)")
+    return parser
+
+
+def _opened(given: Given) -> Learner:
+    return Learner(given["dir"], **{name: given[name] for name in ("wait", "device") if name in given})
+
+
+def _create(given: Given, console: Console) -> int:
+    """Makes a learner in a new folder."""
+    settings, policy = typed(SETTINGS, given), typed(POLICY, given)
+    options = {name: value for name, value in given.items() if "." in name}
+    if strange := given.keys() - options.keys() - settings.keys() - policy.keys() - {"dir"}:
+        raise unknown("option", f"--{min(strange)}", _parser("create").known, "See: perdure learner create --help")
+    learner = Learner.create(given["dir"], **settings, policy=Policy(**policy), options=options)
+    made = f"{learner.settings.method} on {learner.settings.net}"
+    console.print(f"made {learner.folder} ({made})\nnext: perdure learner learn {learner.folder} DATA", markup=False)
+    return 0
+
+
+def _learn(given: Given, console: Console) -> int:
+    """Learns a task, and keeps the old version where the new one would cost too much."""
+    learner = _opened(given)
+    asked: Any = given.get("validation", "0.2")
+    try:
+        asked = float(asked)
+    except ValueError:
+        asked = Path(asked)
+    with _bar() as watch:
+        report = learner.learn(
+            Path(given["data"]),
+            given.get("name"),
+            validation=asked,
+            label=given.get("label"),
+            promote="hold" not in given,
+            watch=watch,
+        )
+    _show(console, report)
+    if "json" in given:
+        print(json.dumps(report.to_json()))
+    return 0 if report.verdict != "kept back" or "hold" in given else 1
+
+
+def _predict(given: Given, console: Console) -> int:
+    """Predicts labels; the task of each input is inferred unless it is named."""
+    said = _said(given)
+    if "json" in given:
+        print(json.dumps({name: part.tolist() for name, part in said._asdict().items() if name != "fits"}))
+    elif "out" not in given:
+        print("\n".join(map(str, said.labels.tolist())))
+    return 0
+
+
+def _explain(given: Given, console: Console) -> int:
+    """Says of every input its label, its task, how sure that is, and whether it fits any known task."""
+    said = _said(given)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in said._fields:
+        table.add_column(title, justify="right" if title == "confidence" else "left")
+    for row in list(zip(*said, strict=True))[:SHOWN]:
+        table.add_row(*(f"{part:.2f}" if isinstance(part, float) else escape(str(part)) for part in row))
+    console.print(table)
+    if len(said.labels) > SHOWN:
+        console.print(f"... and {len(said.labels) - SHOWN} more; --out FILE or --json has all")
+    if "json" in given:
+        print(json.dumps({name: part.tolist() for name, part in said._asdict().items()}))
+    return 0
+
+
+def _said(given: Given) -> Explanation:
+    """What is said of inputs, written to a file if that is asked for."""
+    said = _opened(given).explain(Path(given["data"]), given.get("task"), label=given.get("label"))
+    if "out" in given:
+        text = io.StringIO()
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(["row", *said._fields])
+        lines.writerows([row, *parts] for row, parts in enumerate(zip(*(p.tolist() for p in said), strict=True)))
+        write(Path(given["out"]), text.getvalue().encode())
+    return said
+
+
+def _check(given: Given, console: Console) -> int:
+    """Reads every file, asks every exam again, and says what is damaged or lost; exit status 1 if anything is."""
+    found = _opened(given).check()
+    for problem in found.problems:
+        console.print(f"wrong: {problem}", markup=False)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False)
+    _changed(console, found.tasks, "when made")
+    if not found.problems:
+        console.print(f"all is well: every file is whole, and {len(found.tasks)} exams are answered as they were")
+    if "json" in given:
+        tasks = {name: change._asdict() for name, change in found.tasks.items()}
+        print(json.dumps({"problems": found.problems, "notes": found.notes, "tasks": tasks}))
+    return 1 if found.problems else 0
+
+
+def _history(given: Given, console: Console) -> int:
+    """Shows everything that was ever done, the newest last."""
+    entries = _opened(given).history()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("", "when", "what", "task", "accuracy", "bytes", ""):
+        table.add_column(title, justify="right" if title in ("", "accuracy", "bytes") else "left")
+    for entry in reversed(entries):
+        found = entry.report
+        accuracy = f"{found['accuracy']:.1%}" if found.get("accuracy") is not None else ""
+        nbytes = size(found["nbytes"]) if "nbytes" in found else ""
+        now = "answers" if entry.version == entries[0].version and entry is _latest(entries) else ""
+        what = entry.event if entry.base is None or entry.candidate else f"{entry.event} (to {entry.base})"
+        table.add_row(str(entry.number), entry.when, what, escape(str(found.get("task", ""))), accuracy, nbytes, now)
+    console.print(table)
+    if "json" in given:
+        print(json.dumps([entry.to_json() for entry in entries]))
+    return 0
+
+
+def _latest(entries: Sequence[Entry]) -> Entry:
+    """The entry that made the version that answers."""
+    return next(
+        entry
+        for entry, before in zip(entries, [*entries[1:], None], strict=True)
+        if before is None or before.version != entry.version
+    )
+
+
+def _promote(given: Given, console: Console) -> int:
+    """Lets a candidate that was kept back answer."""
+    return _done(given, console, _opened(given).promote(_whole(given["number"])))
+
+
+def _rollback(given: Given, console: Console) -> int:
+    """Lets an older version answer again; the newer ones stay."""
+    to = given.get("number")
+    return _done(given, console, _opened(given).rollback(None if to is None else _whole(to)))
+
+
+def _forget(given: Given, console: Console) -> int:
+    """Lets a version answer that never knew a task."""
+    return _done(given, console, _opened(given).forget(given["name"], purge="purge" in given))
+
+
+def _prune(given: Given, console: Console) -> int:
+    """Deletes old versions, and candidates that were kept back."""
+    freed = _opened(given).prune(given.get("versions", 1))
+    console.print(f"freed {size(freed)}")
+    if "json" in given:
+        print(json.dumps({"freed": freed}))
+    return 0
+
+
+def _done(given: Given, console: Console, entry: Entry) -> int:
+    console.print(f"{entry.event}: entry {entry.number} in the history of {given['dir']}", markup=False)
+    if "json" in given:
+        print(json.dumps(entry.to_json()))
+    return 0
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise Refused(f"{text!r} is no number of an entry; see perdure learner history")
+    return int(text)
+
+
+def _show(console: Console, report: Report) -> None:
+    """What an update did."""
+    learned = f"{report.task}: {report.examples} examples learned in {report.seconds['learn']:.1f} s"
+    exam = "no exam" if report.accuracy is None else f"{report.accuracy:.1%} on its exam of {report.asked}"
+    given = "" if report.given in (None, report.accuracy) else f" ({report.given:.1%} with its name given)"
+    console.print(f"{learned}, {exam}{given}", markup=False)
+    _changed(console, report.changes, "before")
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
+    for reason in report.reasons:
+        console.print(f"kept back: {reason}", markup=False)
+    where = "the version before still answers" if report.verdict == "kept back" else f"{size(report.nbytes)} in all"
+    console.print(f"{report.verdict} (entry {report.number}); {where}", markup=False)
+
+
+def _changed(console: Console, changes: Mapping[str, Change], before: str) -> None:
+    """What happened to tasks of which anything changed."""
+    shown = {name: change for name, change in changes.items() if change.flips or change.gains}
+    if not shown:
+        return
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("task", before, "now", "turned wrong", "turned right", "asked"):
+        table.add_column(title, justify="left" if title == "task" else "right")
+    for name, change in shown.items():
+        shares = (change.before, change.after, change.flips, change.gains)
+        table.add_row(escape(name), *(f"{share:.1%}" for share in shares), str(change.asked))
+    console.print(table)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[train.Progress], None]]:
+    """Shows the steps on a terminal, and nothing elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield lambda progress: None
+        return
+    with Progress(
+        BarColumn(), TextColumn("{task.fields[says]}"), TimeRemainingColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task("", total=None, says="")
+
+        def watch(progress: train.Progress) -> None:
+            step, steps, loss = progress
+            bar.update(task, completed=step, total=steps, says=f"step {step:,}, loss {loss:.3f}")
+
+        yield watch
+
+
+VERBS: dict[str, Callable[[Given, Console], int]] = {
+    "create": _create,
+    "learn": _learn,
+    "predict": _predict,
+    "explain": _explain,
+    "check": _check,
+    "history": _history,
+    "promote": _promote,
+    "rollback": _rollback,
+    "forget": _forget,
+    "prune": _prune,
+}

@@ -1,0 +1,96 @@
+"""The archive: all versions that a ledger names, and whether their files are what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+
+from perdure.contract import Refused
+from perdure.learner.ledger import Entry, Ledger
+from perdure.learner.version import Version
+from perdure.store import load_state, parts_of, save_state
+
+
+class Archive:
+    """The versions in a folder.
+
+    Args:
+        kinds: the NamedTuples that a version may hold.
+    """
+
+    def __init__(self, ledger: Ledger, kinds: Sequence[type]) -> None:
+        self.ledger, self.blobs, self.kinds = ledger, ledger.blobs, kinds
+
+    def read(self, name: str) -> Version:
+        """A version by name.
+
+        Raises:
+            Refused: a file of it is missing or damaged.
+        """
+        version = load_state(self.blobs, name, self.kinds)
+        if not isinstance(version, Version):
+            raise Refused(f"the file {self.blobs.folder / name} holds no version")
+        return version
+
+    def write(self, version: Version) -> tuple[str, int]:
+        """Stores a version; its name, and its bytes with those of its examples."""
+        saved = save_state(self.blobs, version)
+        return saved.name, sum(saved.nbytes.values()) + sum(task.nbytes for task in version.tasks.values())
+
+    def files(self, name: str) -> set[str]:
+        """The names of all files of a version, its examples among them.
+
+        Raises:
+            Refused: one that says which others there are is missing or damaged.
+        """
+        stored = {part for task in self.read(name).tasks.values() for part in (task.exam, task.kept) if part}
+        return parts_of(self.blobs, name).union(*(parts_of(self.blobs, part) for part in stored))
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of a version, its examples among them."""
+        return self.blobs.nbytes(self.files(name))
+
+    def check(self, name: str, sound: set[str] | None = None) -> None:
+        """Reads every file of a version.
+
+        Args:
+            sound: files that were read before and need not be again; those that were read are added.
+
+        Raises:
+            Refused: one is missing or damaged.
+        """
+        sound = set() if sound is None else sound
+        for part in self.files(name) - sound:
+            self.blobs.get(part)
+            sound.add(part)
+
+    def prune(self, head: Entry, versions: int) -> tuple[Entry, int]:
+        """Deletes all but the newest versions that ever answered; the entry that says so, and the bytes that freed."""
+        kept = list(dict.fromkeys(entry.version for entry in self.ledger.entries()))[:versions]
+        entry = self.ledger.append("pruned", head, versions=kept)
+        return entry, self.ledger.sweep(set[str]().union(*map(self.files, kept)))
+
+    def problems(self) -> tuple[list[str], list[str]]:
+        """What is wrong with the files of the ledger and of every version, and what is odd and harms nothing."""
+        try:
+            entries = list(self.ledger.entries())
+        except Refused as error:
+            return [str(error)], []
+        notes = [
+            f"the clock of the machine went back between entry {before.number} and entry {after.number}"
+            for after, before in pairwise(entries)
+            if datetime.fromisoformat(after.when) < datetime.fromisoformat(before.when)
+        ]
+        sound, problems = set[str](), dict[str, int]()
+        left: set[str] | None = None  # by the newest pruning; of what is older, only these are there
+        for entry in entries:
+            for name in filter(None, (entry.version, entry.candidate)):
+                if left is None or name in left:
+                    try:
+                        self.check(name, sound)
+                    except Refused as error:
+                        problems.setdefault(str(error), entry.number)
+            if left is None and entry.versions is not None:
+                left = set(entry.versions)
+        return [f"the version of entry {number}: {problem}" for problem, number in problems.items()], notes

@@ -1,0 +1,552 @@
+"""The learner on disk: a folder that learns a task today and another in a month, and answers for all of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perdure import tree
+from perdure.contract import Method, Refused, unknown
+from perdure.evaluate import BATCH
+from perdure.fold import Setting
+from perdure.learner.archive import Archive
+from perdure.learner.intake import Array, Given, aligned, read
+from perdure.learner.ledger import HEAD, Entry, Ledger
+from perdure.learner.novelty import doubt, fits
+from perdure.learner.policy import Change, Policy, changes, objections
+from perdure.learner.pool import Pool
+from perdure.learner.settings import Scaling, Settings
+from perdure.learner.update import Lesson, examined, lesson, projected, relation_of, shown, updated, without
+from perdure.learner.version import KINDS, Branch, Label, Version
+from perdure.options import method_class
+from perdure.rng import fold
+from perdure.store import ASIDE, locked, parse, save_state
+from perdure.train import Progress, watching
+
+LOCK = "lock"
+UNTOLD = 0.1  # by how much an accuracy must fall without the task's name to be spoken of
+NAME = 200  # characters of a task's name
+Verdict = Literal["promoted", "kept back", "unexamined"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an update did.
+
+    Args:
+        number: of its entry in the history.
+        task: its name.
+        verdict: promoted, kept back, or unexamined (promoted, with nothing to examine it by).
+        reasons: why it was kept back.
+        examples: new ones that were learned.
+        asked: examples of its exam.
+        accuracy: on its exam, as asked; None without one.
+        given: on its exam, with its name given.
+        looked: what the examples looked like before they were learned: known, drifted or new; "" where nothing alike
+            had been learned.
+        like: the name of the task that most of them were taken for; empty where the method tells none apart.
+        fit: the share of them that fitted a known task.
+        changes: what happened to the other tasks, where anything did.
+        nbytes: of the version, examples and all.
+        seconds: spent on learning, on exams (and on a look at the examples before), and on the rest.
+        notes: what else there is to know.
+    """
+
+    number: int
+    task: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    examples: int
+    asked: int
+    accuracy: float | None
+    given: float | None
+    looked: str
+    like: str
+    fit: float | None
+    changes: dict[str, Change]
+    nbytes: int
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self) | {"changes": {name: change._asdict() for name, change in self.changes.items()}}
+
+
+class Explanation(NamedTuple):
+    """What is said of every input, and how surely; arrays (n,)."""
+
+    labels: Array
+    tasks: Array  # names; empty where the label is one of several tasks and the method does not tell them apart
+    confidence: Array  # the probability of the label among those that competed, 0 to 1
+    fits: Array  # bool, whether the input looks like those of that task, or of any
+
+
+class Check(NamedTuple):
+    """What a check found."""
+
+    problems: tuple[str, ...]  # what is damaged, missing or worse than it was; empty when all is well
+    notes: tuple[str, ...]  # what is odd, and harms nothing
+    tasks: dict[str, Change]  # every exam, as it was answered when the version was made and now
+
+
+class Loaded:
+    """A version in memory, with what its methods need to answer."""
+
+    def __init__(self, name: str, version: Version, methods: tuple[Method, ...], device: torch.device) -> None:
+        self.name, self.version, self.methods, self.device = name, version, methods, device
+        self._ready: dict[int, Any] = {}
+
+    def ready(self, place: int) -> Any:
+        """What the method of a branch needs to answer, made once."""
+        if place not in self._ready:
+            self._ready[place] = self.methods[place].ready(self.version.branches[place].state)
+        return self._ready[place]
+
+
+class Learner:
+    """A learner in a folder.
+
+    Whoever reads sees the newest version whole; one at a time writes. A kill at any moment leaves the version before or
+    the version after.
+
+    Args:
+        folder: of a learner that was made with `Learner.create`.
+        wait: seconds to wait for another process that is writing, where one is; it is refused after that.
+        device: auto, cpu or cuda.
+
+    Raises:
+        Refused: the folder holds no learner, or a damaged one.
+    """
+
+    def __init__(self, folder: str | Path, *, wait: float = 0.0, device: str = "cpu") -> None:
+        self.folder, self.wait, self.setting = Path(folder), wait, Setting(device=device)
+        self.ledger = Ledger(self.folder)
+        self._loaded: Loaded | None = None
+        self.settings, self.policy = self._read_settings(self.ledger.newest())
+        self.archive = Archive(self.ledger, (*KINDS, *method_class(self.settings.method).states))
+        self._load()
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        method: str = Settings.method,
+        net: str = Settings.net,
+        *,
+        byte_budget: int | str | None = None,
+        policy: Policy = Policy(),
+        scaling: Scaling = Settings.scaling,
+        keep: int = Settings.keep,
+        exam: int = Settings.exam,
+        size: int = Settings.size,
+        ids: bool = Settings.ids,
+        seed: int = Settings.seed,
+        options: dict[str, Any] | None = None,
+    ) -> Learner:
+        """Makes a learner in a new or empty folder; arguments as in `Settings` and `Policy`.
+
+        Raises:
+            Refused: the folder holds something, or an argument cannot be used.
+        """
+        settings = Settings(method, net, scaling, keep, exam, size, ids, seed, options or {})
+        if byte_budget is not None:
+            policy = replace(policy, byte_budget=byte_budget)
+        ledger = Ledger(folder := Path(folder))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
+        with locked(folder / LOCK):
+            if (folder / HEAD).exists():
+                raise Refused(f"{folder} holds a learner; open it, or choose another folder")
+            ours = {LOCK, "blobs", HEAD + ASIDE}  # what a creation that was killed may have left
+            if others := sorted(path.name for path in folder.iterdir() if path.name not in ours):
+                raise Refused(f"{folder} holds other files ({others[0]}); choose a new or an empty folder")
+            plain = ledger.blobs.put(json.dumps({"settings": asdict(settings), "policy": asdict(policy)}).encode())
+            version = save_state(ledger.blobs, Version()).name
+            ledger.append("created", None, settings=plain, version=version)
+        return cls(folder)
+
+    @property
+    def tasks(self) -> dict[str, list[Label]]:
+        """The labels of every task that is known, by name."""
+        return {
+            task.name: [label for number in task.classes.tolist() if (label := branch.labels[number]) is not None]
+            for branch in self._load().version.branches
+            for task in branch.tasks
+        }
+
+    def learn(
+        self,
+        data: Any,
+        name: str | None = None,
+        *,
+        validation: float | Any = 0.2,
+        label: str | None = None,
+        promote: bool = True,
+        watch: Callable[[Progress], None] = lambda progress: None,
+    ) -> Report:
+        """Learns a task: a candidate is trained beside the version that answers, examined, judged, and promoted or not.
+
+        Args:
+            data: (X, y), or a file or folder as in `intake.read`.
+            name: of the task; that of a known task teaches it more. task-1, task-2, ... when not given.
+            validation: the share of every class that is held back for the task's exam, or the exam's own data. A class
+                of one example keeps it for training.
+            label: the column of labels in a table.
+            promote: let the policy decide; otherwise the candidate waits for `promote`.
+            watch: called with the progress of learning.
+
+        Raises:
+            Refused: the data cannot be used, the task cannot be learned, or the byte budget will not hold it. Nothing
+                has changed.
+        """
+        begun = time.perf_counter()
+        given = self._given(data, label)
+        asked = self._asked(validation, label)
+        with self._writing() as (head, now):
+            name = self._named(name, now.version)
+            number = head.number + 1
+            key = fold(self.settings.seed, "update", number)
+            if (home := now.version.branch_for(given.signature)) is not None:
+                given = aligned(given, home.signature)
+            it = lesson(self.ledger.blobs, now.version, name, given, asked, self.settings, key)
+            method = self._cut(self.settings.suited(it.branch.signature.shape), len(it.fresh.y) + len(it.again.y))
+            self._check_lesson(it, method)
+            with self.setting.applied(method.net), watching(watch):
+                self._check_budget(it, method, head, key)
+                looking = time.perf_counter()
+                looks, like = relation_of(method, it.branch, it.fresh, key) if it.branch.tasks else (None, "")
+                looked = time.perf_counter() - looking
+                outcome = updated(method, self.ledger.blobs, it, self.settings, key, now.device)
+            stored, size = self.archive.write(now.version.with_(outcome.branch))
+            changed = changes(it.branch.rights, outcome.rights)
+            reasons = objections(self.policy, changed, size)
+            if not promote:
+                reasons = (*reasons, "it waits to be promoted")
+            own = outcome.rights[name]
+            spent = {"learn": outcome.learn_seconds, "exams": outcome.exam_seconds + looked}
+            report = Report(
+                number=number,
+                task=name,
+                verdict="kept back" if reasons else "promoted" if len(own) else "unexamined",
+                reasons=reasons,
+                examples=len(it.fresh.y),
+                asked=len(own),
+                accuracy=float(own.mean()) if len(own) else None,
+                given=outcome.given,
+                looked=looks.verdict if looks else "",
+                like=like,
+                fit=looks.share if looks else None,
+                changes={task: change for task, change in changed.items() if change.flips or change.gains},
+                nbytes=size,
+                seconds=spent | {"rest": time.perf_counter() - begun - sum(spent.values())},
+                notes=self._notes(own.mean() if len(own) else None, outcome.given),
+            )
+            if reasons:
+                self.ledger.append("kept back", head, candidate=stored, base=head.number, report=report.to_json())
+            else:
+                self.ledger.append("learned", head, version=stored, report=report.to_json())
+        return report
+
+    def predict(self, data: Any, task: str | None = None, *, label: str | None = None) -> Array:
+        """(n,) labels of inputs; the task of each is inferred unless it is named.
+
+        Args:
+            data: X, or a file or folder as in `intake.read`.
+
+        Raises:
+            Refused: inputs like these were never learned, or there is no such task.
+        """
+        return self.explain(data, task, label=label).labels
+
+    def explain(self, data: Any, task: str | None = None, *, label: str | None = None) -> Explanation:
+        """Labels of inputs, and for each the task it was taken to be of and how sure that label is.
+
+        Raises:
+            Refused: as `predict`.
+        """
+        given = self._given(data, label, labelled=False)
+        now = self._load()
+        place = self._place(now, given, task)
+        branch, method = now.version.branches[place], now.methods[place]
+        given = aligned(given, branch.signature)
+        id = None if task is None else now.version.tasks[task].id
+        n = given.x.shape[0]
+        examples = shown(branch, Pool(given.x, torch.zeros(n, dtype=torch.int64)))
+        usual = branch.usual
+        numbers, indices, surest, fitting = [], [], [], []
+        with self.setting.applied(method.net):
+            ready = now.ready(place)
+            for rows in torch.arange(n).split(BATCH):
+                answer = method.predict(ready, examples.take(rows).x.to(now.device), id)
+                best = answer.logits.softmax(1).max(1)
+                chosen = answer.labels[best.indices]
+                numbers.append(chosen.cpu())
+                surest.append(best.values.cpu())
+                taken = torch.full_like(chosen, id.index) if id else answer.task
+                fitting.append(fits(doubt(answer), taken, usual).cpu())
+                indices.append(_whose(branch, chosen, answer.task, task))
+        names = np.array(["", *(known.name for known in branch.tasks)])
+        places = torch.cat(indices).numpy() + 1
+        found = (torch.cat(part).numpy() for part in (numbers, surest, fitting))
+        labels, confidence, fit = found
+        return Explanation(branch.words[labels], names[places], confidence, fit)
+
+    def check(self) -> Check:
+        """Reads everything there is, and asks every exam of the version that answers again."""
+        problems, notes = self.archive.problems()
+        tasks: dict[str, Change] = {}
+        if not problems:
+            now = self._load()
+            for branch, method in zip(now.version.branches, now.methods, strict=True):
+                with self.setting.applied(method.net):
+                    again = examined(method, self.ledger.blobs, branch, self.settings.ids)
+                tasks |= changes(branch.rights, {name: found.right for name, found in again.items()})
+            for reason in objections(replace(self.policy, byte_budget=None), tasks, 0):
+                problems.append(f"{reason}: it is answered otherwise than when this version was made")
+            if any(change.flips or change.gains for change in tasks.values()):
+                notes.append("some answers are not those of the machine that made this version")
+        return Check(tuple(problems), tuple(notes), tasks)
+
+    def history(self) -> list[Entry]:
+        """Everything that was ever done, the newest first.
+
+        Raises:
+            Refused: the ledger is damaged.
+        """
+        return list(self.ledger.entries())
+
+    def rollback(self, to: int | None = None) -> Entry:
+        """Lets an older version answer again; the newer ones stay, and can be gone back to as well.
+
+        Args:
+            to: the number of the entry after which things should be as they were; when not given, the version
+                before the one that answers.
+
+        Raises:
+            Refused: there is no such entry, or its version was pruned.
+        """
+        with self._writing() as (head, _):
+            entries = list(self.ledger.entries())
+            if to is None:
+                older = next((entry for entry in entries if entry.version != head.version), None)
+                if older is None:
+                    raise Refused("there is no older version to go back to")
+            else:
+                older = self._entry(entries, to)
+            self.archive.check(older.version)
+            return self.ledger.append("rolled back", head, version=older.version, base=older.number)
+
+    def promote(self, candidate: Report | int) -> Entry:
+        """Lets a candidate that was kept back answer.
+
+        Args:
+            candidate: the report of it, or its number.
+
+        Raises:
+            Refused: it is no candidate, or another version answers than the one that it was made from.
+        """
+        number = candidate if isinstance(candidate, int) else candidate.number
+        with self._writing() as (head, _):
+            entries = list(self.ledger.entries())
+            entry = self._entry(entries, number)
+            if not entry.candidate or entry.base is None:
+                raise Refused(f"entry {number} is no candidate that was kept back")
+            base = self._entry(entries, entry.base)
+            if base.version != head.version:
+                raise Refused(
+                    f"candidate {number} was made from the version of entry {base.number}, and another answers now; "
+                    "learn the task again, or roll back to that one first"
+                )
+            self.archive.check(entry.candidate)
+            return self.ledger.append("promoted", head, version=entry.candidate, base=number)
+
+    def forget(self, name: str, *, purge: bool = False) -> Entry:
+        """Lets a version answer that never knew a task.
+
+        Args:
+            purge: also delete every other version, and with them all that was stored of the task: there is no way back.
+
+        Raises:
+            Refused: there is no such task, or the method cannot forget one alone.
+        """
+        with self._writing() as (head, now):
+            home = now.version.branch_of(name)
+            if home is None:
+                raise unknown("task", name, now.version.tasks)
+            method = self.settings.suited(home.signature.shape)
+            with self.setting.applied(method.net):
+                branch = without(method, self.ledger.blobs, home, name, self.settings.ids)
+            stored, _ = self.archive.write(now.version.with_(branch))
+            entry = self.ledger.append("forgotten", head, version=stored, report={"task": name})
+            return self.archive.prune(entry, 1)[0] if purge else entry
+
+    def prune(self, versions: int = 1) -> int:
+        """Deletes all but the newest versions, those that answered and those that did not; the bytes that freed.
+
+        Args:
+            versions: how many to keep; the one that answers is the first.
+        """
+        if versions < 1:
+            raise Refused(f"versions is {versions}; the one that answers must stay")
+        with self._writing() as (head, _):
+            return self.archive.prune(head, versions)[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the folder, all versions together."""
+        return sum(path.lstat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    # what stands behind the verbs
+
+    def _given(self, data: Any, label: str | None, labelled: bool = True) -> Given:
+        return read(data, label=label, size=self.settings.size, labelled=labelled)
+
+    def _asked(self, validation: Any, label: str | None) -> float | Given:
+        """What an exam is to be made of."""
+        if not isinstance(validation, (int, float)):
+            return self._given(validation, label)
+        if not 0 <= validation < 1:
+            raise Refused(f"validation is {validation}; it is a share from 0 to below 1, or data")
+        return float(validation)
+
+    def _read_settings(self, head: Entry) -> tuple[Settings, Policy]:
+        """What the learner was made with."""
+        blobs = self.ledger.blobs
+        plain = parse(blobs.get(head.settings), blobs.folder / head.settings)
+        try:
+            return Settings(**plain["settings"]), Policy(**plain["policy"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Refused(f"the settings of {self.folder} are damaged: {error}") from error
+
+    def _load(self) -> Loaded:
+        """The version that answers now; read again only when it is another."""
+        entry = self.ledger.newest()
+        while self._loaded is None or self._loaded.name != entry.version:
+            try:
+                self._loaded = self._read(entry.version)
+            except Refused:
+                if (newer := self.ledger.newest()).name == entry.name:
+                    raise
+                entry = newer  # what we were reading was pruned meanwhile
+        return self._loaded
+
+    def _read(self, name: str) -> Loaded:
+        """A version by name."""
+        version = self.archive.read(name)
+        try:
+            device = self.setting.where
+            moved = (branch._replace(state=tree.to(branch.state, device)) for branch in version.branches)
+            version = Version(tuple(moved))
+            methods = tuple(self.settings.suited(branch.signature.shape) for branch in version.branches)
+            loaded = Loaded(name, version, methods, device)
+            for place, (branch, method) in enumerate(zip(version.branches, methods, strict=True)):
+                method.predict(loaded.ready(place), torch.zeros(1, *branch.signature.shape, device=device), None)
+                branch.rights, branch.usual  # noqa: B018 (damaged ones show here)
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise Refused(f"the version {name} of {self.folder} is damaged: {error}") from error
+        return loaded
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Entry, Loaded]]:
+        """Holds the folder against other writers; the newest entry, and the version that answers."""
+        with locked(self.folder / LOCK, self.wait):
+            yield self.ledger.newest(), self._load()
+
+    def _named(self, name: str | None, version: Version) -> str:
+        """A name that a task may have."""
+        if name is None:
+            return next(new for n in range(len(version.tasks) + 1) if (new := f"task-{n + 1}") not in version.tasks)
+        if not 0 < len(name) <= NAME or not name.isprintable():
+            raise Refused(f"{name[:NAME]!r} is no name for a task: it has 1 to {NAME} characters that can be printed")
+        return name
+
+    def _cut(self, method: Method, examples: int) -> Method:
+        """The method with a batch that is no larger than a task."""
+        too_large = method.fit.batch is not None and method.fit.batch > examples
+        return method.with_(fit=replace(method.fit, batch=examples)) if too_large else method
+
+    def _check_lesson(self, it: Lesson, method: Method) -> None:
+        """Refuses a lesson that cannot be learned."""
+        if len(it.fresh.y) < self.policy.least:
+            raise Refused(f"{len(it.fresh.y)} examples to learn are fewer than the {self.policy.least} of the policy")
+        shown = torch.cat([it.fresh.y, it.again.y])
+        lacking = it.known.classes[~torch.isin(it.known.classes, shown)]
+        if len(lacking) and method.isolates:
+            label = it.branch.labels[int(lacking[0])]
+            raise Refused(
+                f"{self.settings.method} learns a known task anew, and this learner keeps no examples (keep 0): give "
+                f"examples of all its labels; there is none of {label!r}"
+            )
+
+    def _check_budget(self, it: Lesson, method: Method, head: Entry, key: int) -> None:
+        """Refuses a lesson that would leave more bytes than there may be, before it is learned."""
+        if self.policy.byte_budget is None:
+            return
+        now = self.archive.nbytes(head.version)
+        budget, more = int(self.policy.byte_budget), projected(method, it, self.settings, key, self.setting.where)
+        if now + more > budget:
+            raise Refused(
+                f"{it.known.name} would take {max(more, 0):,} bytes more than the {now:,} in use, and the budget is "
+                f"{budget:,}; forget a task, keep fewer examples, or make a learner with a larger one"
+            )
+
+    def _place(self, now: Loaded, given: Given, task: str | None) -> int:
+        """The place of the branch that answers for inputs."""
+        version = now.version
+        if task is not None and task not in version.tasks:
+            raise unknown("task", task, version.tasks)
+        branch = version.branch_for(given.signature, more=True) if task is None else version.branch_of(task)
+        if branch is None:
+            known = "; ".join(map(str, (branch.signature for branch in version.branches))) or "nothing yet"
+            raise Refused(f"no task was learned from {given.signature}; this learner knows {known}")
+        if aligned(given, branch.signature).signature != branch.signature:
+            raise Refused(f"{task} was learned from {branch.signature}, and these are {given.signature}")
+        return version.branches.index(branch)
+
+    def _notes(self, accuracy: float | None, given: float | None) -> tuple[str, ...]:
+        """What to know of a task that was learned."""
+        if accuracy is None or given is None or given - accuracy < UNTOLD:
+            return ()
+        hint = "name the task when you ask, or take a method that tells such tasks apart"
+        return (f"{accuracy:.0%} of its exam is answered rightly without its name, and {given:.0%} with it: {hint}",)
+
+    def _entry(self, entries: list[Entry], number: int) -> Entry:
+        """The entry of that number."""
+        if not 0 <= number < len(entries):
+            raise Refused(f"there is no entry {number}; the history has 0 to {len(entries) - 1}")
+        return entries[len(entries) - 1 - number]
+
+
+def _whose(branch: Branch, labels: Tensor, tasks: Tensor | None, task: str | None) -> Tensor:
+    """(B,) the place of each input's task: as asked, as inferred, or the only one with its label; -1 for none."""
+    if task is not None:
+        return torch.full_like(labels, [known.name for known in branch.tasks].index(task))
+    by = torch.full((max(branch.following, len(branch.labels)),), -1)
+    if tasks is not None:
+        by[[known.index for known in branch.tasks]] = torch.arange(len(branch.tasks))
+        return by[tasks.cpu()]
+    owners = torch.zeros_like(by)
+    for place, known in enumerate(branch.tasks):
+        owners[known.classes] += 1
+        by[known.classes] = place
+    return by.where(owners == 1, -1)[labels.cpu()]

@@ -1,0 +1,148 @@
+"""The ledger: what was ever done to a learner. Every entry names the one before it, and HEAD names the newest.
+
+An entry is a file of JSON under the SHA-256 of its content, so none can be changed or taken out unnoticed; and moving
+HEAD, by one rename, is the moment at which something has happened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from perdure.contract import Refused
+from perdure.store import ASIDE, Blobs, parse, read, write
+
+FORMAT = 1
+HEAD = "HEAD"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event.
+
+    Args:
+        number: 0 for the creation, and so on without a gap.
+        event: created, learned, kept back, promoted, rolled back, forgotten or pruned.
+        when: by the clock of the machine, UTC, as in 2026-11-21T13:14:20+00:00.
+        settings: name of the stored settings.
+        version: name of the version that answers from now on.
+        parent: name of the entry before; empty at the creation.
+        candidate: name of a version that was made and does not answer; empty where there is none.
+        base: number of the entry whose version a candidate was made from.
+        versions: of all there are, those that a pruning has left; None elsewhere.
+        report: what was found, as plain JSON.
+        name: its own, which is not among what it holds.
+    """
+
+    number: int
+    event: str
+    when: str
+    settings: str
+    version: str
+    parent: str = ""
+    candidate: str = ""
+    base: int | None = None
+    versions: list[str] | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+    name: str = field(default="", compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+class Ledger:
+    """The entries in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.blobs = folder, Blobs(folder / "blobs")
+
+    @property
+    def head(self) -> str:
+        """The name of the newest entry.
+
+        Raises:
+            Refused: the folder holds no learner.
+        """
+        try:
+            return read(self.folder / HEAD).decode("ascii", "replace").strip()
+        except Refused as error:
+            if (self.folder / HEAD).exists():
+                raise
+            there = "holds no learner (no HEAD)" if self.folder.is_dir() else "does not exist"
+            raise Refused(f"{self.folder} {there}; make one with: perdure learner create {self.folder}") from error
+
+    def entry(self, name: str) -> Entry:
+        """An entry by name.
+
+        Raises:
+            Refused: it is missing, was changed, or is no entry.
+        """
+        try:
+            plain = parse(self.blobs.get(name), self.blobs.folder / name)
+        except Refused as error:
+            raise Refused(f"the ledger of {self.folder} is damaged: {error}. Restore that file from a copy") from error
+        kinds = {"number": int, "event": str, "when": str, "settings": str, "version": str, "parent": str}
+        if not (isinstance(plain, dict) and all(isinstance(plain.get(key), kind) for key, kind in kinds.items())):
+            raise Refused(f"the ledger of {self.folder} is damaged: {name} is no entry")
+        if (found := plain.pop("format", None)) != FORMAT:
+            raise Refused(
+                f"the learner in {self.folder} has format {found}, and this version reads format {FORMAT}; "
+                "use the version of perdure that wrote it"
+            )
+        if strange := plain.keys() - {item.name for item in fields(Entry)}:
+            raise Refused(f"the ledger of {self.folder} is damaged: an entry holds {min(strange)!r}")
+        return Entry(**plain | {"name": name})
+
+    def newest(self) -> Entry:
+        """The entry that HEAD names."""
+        return self.entry(self.head)
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, the newest first.
+
+        Raises:
+            Refused: one is missing or was changed, or their numbers do not run down to 0.
+        """
+        entry = self.newest()
+        yield entry
+        while entry.parent:
+            before = self.entry(entry.parent)
+            if before.number != entry.number - 1:
+                raise Refused(f"the ledger of {self.folder} is damaged: entry {entry.number} follows {before.number}")
+            entry = before
+            yield entry
+        if entry.number:
+            raise Refused(f"the ledger of {self.folder} is damaged: it begins with entry {entry.number}")
+
+    def append(self, event: str, after: Entry | None, **what: Any) -> Entry:
+        """Writes an entry, and makes it the newest: from here on, it has happened.
+
+        Args:
+            after: the newest entry so far; none at the creation.
+            what: the rest of an `Entry`; settings and version are as they were where they are not given.
+        """
+        inherited = {} if after is None else {"settings": after.settings, "version": after.version}
+        parent, number = ("", 0) if after is None else (after.name, after.number + 1)
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = Entry(number=number, event=event, when=when, parent=parent, **inherited | what)
+        plain = {"format": FORMAT, **asdict(entry)}
+        del plain["name"]
+        name = self.blobs.put(json.dumps(plain, allow_nan=False).encode())
+        write(self.folder / HEAD, f"{name}\n".encode())
+        return Entry(**asdict(entry) | {"name": name})
+
+    def sweep(self, needed: set[str]) -> int:
+        """Deletes every file but those, the entries' and the settings'; how many bytes that freed."""
+        needed = needed.union(*({entry.name, entry.settings} for entry in self.entries()))
+        freed = 0
+        for path in self.blobs.folder.iterdir():
+            if path.name not in needed:
+                freed += path.lstat().st_size
+                path.unlink()
+        (self.folder / (HEAD + ASIDE)).unlink(missing_ok=True)
+        return freed

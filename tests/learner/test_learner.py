@@ -1,0 +1,484 @@
+"""The learner: what it answers, what it keeps, and what it refuses."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from clouds import Make, blobs
+
+from perdure import tree
+from perdure.contract import Refused
+from perdure.learner import Learner, Policy
+from perdure.learner.learner import LOCK
+from perdure.learner.ledger import HEAD
+from perdure.learner.update import projected
+from perdure.methods.independent import Independent
+from perdure.store import locked
+
+X, Y = blobs(0)
+LOOSE = Policy(max_drop=1.0, max_flips=1.0)
+EVENTS = ("created", "learned", "learned")
+
+
+def answers(learner: Learner, **given: Any) -> list[bytes]:
+    """Everything that is said of two tasks' inputs, to the last bit."""
+    return [part.tobytes() for task in (0, 1) for part in learner.explain(blobs(task, seed=9)[0], **given)]
+
+
+@pytest.fixture
+def two(make: Make) -> Learner:
+    """A learner of two tasks."""
+    learner = make(policy=LOOSE)
+    learner.learn(blobs(0), "zero")
+    learner.learn(blobs(1), "one")
+    return learner
+
+
+def test_it_learns_and_answers_for_all_tasks(two: Learner) -> None:
+    assert two.tasks == {"zero": ["t0c0", "t0c1"], "one": ["t1c0", "t1c1"]}
+    for task, name in enumerate(("zero", "one")):
+        x, y = blobs(task, seed=9)
+        assert (two.predict(x, task=name) == y).mean() > 0.95
+        said = two.explain(x, task=name)
+        assert set(said.tasks) == {name}
+        assert ((said.confidence > 0.5) & (said.confidence <= 1)).all()
+    assert [entry.event for entry in reversed(two.history())] == list(EVENTS)
+
+
+@pytest.mark.parametrize("method", ["er", "supsup", "heads"])
+def test_another_process_answers_with_the_same_bits(make: Make, tmp_path: Path, method: str) -> None:
+    learner = make(method=method, policy=LOOSE)
+    learner.learn(blobs(0), "zero")
+    learner.learn(blobs(1), "one")
+    np.save(tmp_path / "x.npy", blobs(1, seed=9)[0])
+    script = (
+        "import sys, numpy as np\nfrom perdure.learner import Learner\n"
+        "said = Learner(sys.argv[1]).explain(np.load(sys.argv[2]))\n"
+        "np.savez(sys.argv[3], *said)"
+    )
+    words = [sys.executable, "-c", script, str(learner.folder), str(tmp_path / "x.npy"), str(tmp_path / "said.npz")]
+    subprocess.run(words, check=True)
+    with np.load(tmp_path / "said.npz") as there:
+        for part, other in zip(learner.explain(blobs(1, seed=9)[0]), there.values(), strict=True):
+            assert part.tobytes() == other.tobytes()
+
+
+def test_two_learners_that_learn_the_same_are_the_same(make: Make) -> None:
+    one, other = make("one"), make("other")
+    for learner in (one, other):
+        learner.learn(blobs(0), "zero")
+    assert one.history()[0].version == other.history()[0].version
+
+
+def test_a_candidate_that_costs_too_much_changes_nothing_until_it_is_promoted(make: Make) -> None:
+    learner = make(method="finetune")
+    learner.learn(blobs(0), "zero")
+    before, x = learner.predict(X), blobs(1, seed=9)[0]
+    report = learner.learn(blobs(1), "one")
+    assert report.verdict == "kept back"
+    assert "zero fell from" in report.reasons[0]
+    assert list(learner.tasks) == ["zero"]
+    assert (learner.predict(X) == before).all()
+    assert learner.promote(report).event == "promoted"
+    assert list(learner.tasks) == ["zero", "one"]
+    assert set(learner.predict(x)) <= {"t1c0", "t1c1"}
+    with pytest.raises(Refused, match="entry 1 is no candidate"):
+        learner.promote(1)
+    with pytest.raises(Refused, match="candidate 2 was made from the version of entry 1, and another answers now"):
+        learner.promote(2)
+
+
+def test_a_candidate_may_wait(make: Make) -> None:
+    learner = make()
+    report = learner.learn(blobs(0), "zero", promote=False)
+    assert (report.verdict, report.reasons) == ("kept back", ("it waits to be promoted",))
+    assert learner.tasks == {}
+    learner.promote(report.number)
+    assert list(learner.tasks) == ["zero"]
+
+
+def test_rolling_back_brings_every_bit_back(two: Learner) -> None:
+    now = answers(two)
+    two.rollback()
+    assert list(two.tasks) == ["zero"]
+    two.rollback(2)
+    assert answers(two) == now
+    two.learn(blobs(2), "two")
+    two.rollback(2)
+    assert answers(two) == now
+    for wrong in (-1, 99):
+        with pytest.raises(Refused, match=f"there is no entry {wrong}; the history has 0 to 6"):
+            two.rollback(wrong)
+
+
+def test_a_new_learner_has_nothing_to_go_back_to(make: Make) -> None:
+    with pytest.raises(Refused, match="there is no older version"):
+        make().rollback()
+
+
+def test_a_forgotten_task_is_gone_and_the_others_answer_with_the_same_bits(two: Learner) -> None:
+    two.learn(blobs(2), "two")
+    x = blobs(2, seed=9)[0]
+    kept = two.explain(x, task="two").confidence.tobytes()
+    two.forget("zero")
+    assert list(two.tasks) == ["one", "two"]
+    assert two.explain(x, task="two").confidence.tobytes() == kept
+    assert not set(two.predict(X)) & {"t0c0", "t0c1"}
+    with pytest.raises(Refused, match="unknown task 'zero'"):
+        two.predict(X, task="zero")
+    two.learn(blobs(0), "zero")
+    assert (two.predict(X, task="zero") == Y).mean() > 0.95
+    two.forget("zero")
+    two.forget("one")
+    two.forget("two")
+    assert two.tasks == {}
+
+
+def test_purging_leaves_nothing_of_a_task_on_disk(two: Learner) -> None:
+    mark = blobs(0)[0][:1].tobytes()[:16]  # bytes of its first input
+    assert any(mark in path.read_bytes() for path in (two.folder / "blobs").iterdir())
+    two.forget("zero", purge=True)
+    assert not any(mark in path.read_bytes() for path in (two.folder / "blobs").iterdir())
+    assert two.check().problems == ()
+    with pytest.raises(Refused, match="is missing"):
+        two.rollback(2)
+
+
+def test_a_method_with_shared_weights_cannot_forget_one_task(make: Make) -> None:
+    learner = make(method="ewc", policy=LOOSE)
+    learner.learn(blobs(0), "zero")
+    learner.learn(blobs(1), "one")
+    with pytest.raises(Refused, match="EWC cannot forget one task: its weights are shared by all of them. Roll back"):
+        learner.forget("zero")
+
+
+@pytest.mark.parametrize("method", ["heads", "supsup", "er", "independent"])
+def test_a_known_task_takes_a_new_class_and_keeps_the_old_ones(make: Make, method: str) -> None:
+    learner = make(method=method, options={"fit.steps": 200, "fit.lr": 1e-2})
+    x, y = blobs(0, n=90, classes=3)
+    old, new = y != "t0c2", y == "t0c2"
+    learner.learn((x[old], y[old]), "zero")
+    report = learner.learn((x[new], y[new]), "zero")
+    assert learner.tasks == {"zero": ["t0c0", "t0c1", "t0c2"]}
+    assert report.verdict == "promoted"
+    x, y = blobs(0, n=90, classes=3, seed=9)
+    assert (learner.predict(x, task="zero") == y).mean() > 0.9
+
+
+def test_without_kept_examples_an_isolating_method_asks_for_all_classes(make: Make) -> None:
+    learner = make(keep=0)
+    x, y = blobs(0, n=90, classes=3)
+    old = y != "t0c2"
+    learner.learn((x[old], y[old]), "zero")
+    with pytest.raises(Refused, match=r"keeps no examples \(keep 0\).*there is none of 't0c0'"):
+        learner.learn((x[~old], y[~old]), "zero")
+
+
+def test_a_class_of_one_example_is_learned_and_a_task_too_small_is_not_examined(make: Make) -> None:
+    learner = make(policy=LOOSE)
+    y = Y.copy()
+    y[0] = "rare"
+    assert learner.learn((X, y), "zero").verdict == "promoted"
+    assert "rare" in learner.tasks["zero"]
+    report = learner.learn((X[:2], np.array(["a", "b"])), "tiny")
+    assert (report.verdict, report.accuracy, report.asked, report.examples) == ("unexamined", None, 0, 2)
+    with pytest.raises(Refused, match="1 examples to learn are fewer than the 2 of the policy"):
+        learner.learn((X[:1], np.array(["a"])), "tiniest")
+
+
+def test_the_exam_may_be_ones_own(make: Make) -> None:
+    learner = make()
+    report = learner.learn(blobs(0), "zero", validation=blobs(0, n=10, seed=5))
+    assert (report.examples, report.asked) == (60, 10)
+    with pytest.raises(Refused, match="the exam asks the label 'c', which no example shows"):
+        learner.learn(blobs(1), "one", validation=(X[:1], np.array(["c"])))
+
+
+def test_exams_are_capped_and_grow_with_a_task(make: Make) -> None:
+    learner = make(exam=10)
+    assert learner.learn(blobs(0, n=400), "zero").asked == 10
+    learner.learn(blobs(0, n=400, seed=1), "zero")
+    (task,) = learner._load().version.tasks.values()
+    assert task.asked == 10
+
+
+def test_inputs_of_another_kind_have_a_state_of_their_own(two: Learner) -> None:
+    before = answers(two)
+    state = two._load().version.branches[0].state
+    two.learn(blobs(5, d=7), "narrow")
+    two.learn((blobs(6)[0].round().astype(np.int64), blobs(6)[1]), "whole")
+    assert len(two._load().version.branches) == 3
+    assert tree.equal(two._load().version.branches[0].state, state)
+    assert answers(two) == before
+    with pytest.raises(Refused, match="no task was learned from"):
+        two.predict(np.zeros((1, 8), np.float32))
+    with pytest.raises(Refused, match="zero was learned from"):
+        two.predict(blobs(5, d=7)[0], task="zero")
+    with pytest.raises(Refused, match="zero was learned from"):
+        two.learn(blobs(5, d=7), "zero")
+
+
+def test_labels_are_words_or_numbers_and_not_both(two: Learner) -> None:
+    with pytest.raises(Refused, match="give all as words, or all as whole numbers"):
+        two.learn((X, np.arange(60) % 2), "numbers")
+
+
+@pytest.mark.parametrize("name", ["", "a" * 201, "line\nbreak", "bell\a"])
+def test_a_name_can_be_printed(make: Make, name: str) -> None:
+    with pytest.raises(Refused, match="is no name for a task"):
+        make().learn(blobs(0), name)
+
+
+def test_tasks_without_a_name_are_numbered(make: Make) -> None:
+    learner = make(policy=LOOSE)
+    assert [learner.learn(blobs(task)).task for task in (0, 1)] == ["task-1", "task-2"]
+
+
+def test_one_scale_for_all_columns_is_fixed_by_the_first_task(make: Make) -> None:
+    learner = make(policy=LOOSE)
+    learner.learn(blobs(0), "zero", validation=0)
+    (branch,) = learner._load().version.branches
+    assert float(branch.shift) == pytest.approx(X.mean(), abs=1e-5)
+    assert float(branch.factor) == pytest.approx(1 / X.std(), rel=1e-5)
+    x, y = blobs(1)
+    learner.learn((x * 50, y), "one")
+    (branch,) = learner._load().version.branches
+    assert float(branch.factor) == pytest.approx(1 / X.std(), rel=1e-5)
+
+
+def test_each_column_may_have_a_scale(make: Make) -> None:
+    learner, units = make(scaling="columns"), np.logspace(-3, 3, 12, dtype=np.float32)
+    learner.learn((X * units, Y), "zero", validation=0)
+    (branch,) = learner._load().version.branches
+    assert torch.allclose(branch.shift, torch.from_numpy(X * units).mean(0), rtol=1e-4)
+    assert (learner.predict(X * units) == Y).mean() > 0.95
+    with pytest.raises(Refused, match="scaling columns is for tables"):
+        learner.learn((np.zeros((4, 3, 5), np.float32), ["a", "b"] * 2), "pictures")
+
+
+@pytest.mark.parametrize("method", ["heads", "supsup", "er", "independent", "packnet", "ewc"])
+def test_the_bytes_of_a_task_are_known_before_it_is_learned(make: Make, method: str) -> None:
+    learner = make(method=method, policy=LOOSE, net="mlp:64-64")
+    seen = []
+    for task in range(3):
+        before, trial = learner.archive.nbytes(learner.history()[0].version), []
+
+        def watched(*given: Any, trial: list[int] = trial) -> int:
+            trial.append(projected(*given))
+            return trial[0]
+
+        learner.policy = Policy(1.0, 1.0, byte_budget="1GB")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("perdure.learner.learner.projected", watched)
+            report = learner.learn(blobs(task), f"task {task}")
+        assert report.nbytes == learner.archive.nbytes(learner.history()[0].version)
+        seen.append((trial[0], report.nbytes - before))
+    for guess, real in seen:
+        assert guess == pytest.approx(real, abs=0.1 * abs(real) + 4000)
+
+
+def test_a_budget_is_kept_before_any_work(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = make(method="independent", net="mlp:64", byte_budget="1MB", policy=LOOSE)
+    used = learner.learn(blobs(0), "zero").nbytes
+    learner.policy = Policy(1.0, 1.0, byte_budget=used + 4000)
+    steps = []
+    learn = Independent.learn
+    monkeypatch.setattr(
+        Independent, "learn", lambda self, *given: (steps.append(self.fit.steps), learn(self, *given))[1]
+    )
+    head = learner.history()[0]
+    with pytest.raises(Refused, match=r"one would take .* bytes more than the .* in use, and the budget is"):
+        learner.learn(blobs(1), "one")
+    assert steps == [2]  # a trial, no more
+    assert learner.history()[0] == head
+
+
+def damaged(path: Path, at: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1 << bit
+    path.write_bytes(bytes(content))
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_named(two: Learner) -> None:
+    rng = np.random.default_rng(0)
+    for path in sorted(two.folder.rglob("*")):
+        if not path.is_file() or path.name == LOCK:
+            continue
+        content = path.read_bytes()
+        damaged(path, int(rng.integers(len(content.strip()))), int(rng.integers(8)))
+        try:
+            problems = Learner(two.folder).check().problems
+        except Refused as error:
+            problems = (str(error),)
+        where = str(two.folder) if path.name == HEAD else path.name
+        assert any(where in problem for problem in problems), (path, problems)
+        path.write_bytes(content)
+    assert Learner(two.folder).check().problems == ()
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "empty"])
+def test_a_missing_or_cut_file_is_found_and_named(two: Learner, how: str) -> None:
+    for path in sorted((two.folder / "blobs").iterdir()):
+        content = path.read_bytes()
+        path.unlink() if how == "missing" else path.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+        try:
+            problems = Learner(two.folder).check().problems
+        except Refused as error:
+            problems = (str(error),)
+        assert any(path.name in problem for problem in problems)
+        path.write_bytes(content)
+
+
+def test_a_clock_that_goes_back_is_noted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import UTC, datetime
+
+    class Clock:
+        hours = iter((5, 3, 4))
+
+        @classmethod
+        def now(cls, zone: Any) -> datetime:
+            return datetime(2026, 11, 21, next(cls.hours), tzinfo=UTC)
+
+    monkeypatch.setattr("perdure.learner.ledger.datetime", Clock)
+    learner = make(policy=LOOSE)
+    learner.learn(blobs(0), "zero")
+    learner.learn(blobs(1), "one")
+    found = learner.check()
+    assert found.problems == ()
+    assert found.notes == ("the clock of the machine went back between entry 0 and entry 1",)
+
+
+def test_a_full_disk_at_any_write_leaves_the_version_that_answered(
+    two: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, head, replace, said = answers(two), two.history()[0], os.replace, list[str]()
+    room = 0
+
+    def full(*given: Any) -> None:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(*given)
+
+    for writes in range(100):
+        room, folder = writes, tmp_path / str(writes)
+        shutil.copytree(two.folder, folder)
+        learner = Learner(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            try:
+                learner.learn(blobs(2), "two")
+                break
+            except Refused as error:
+                said.append(str(error))
+        again = Learner(folder)
+        assert again.history()[0] == head
+        assert again.check().problems == ()
+        assert answers(again) == now
+    assert len(said) > 8
+    assert all("No space left on device" in message for message in said)
+    assert list(Learner(folder).tasks) == ["zero", "one", "two"]
+
+
+def test_a_folder_that_cannot_be_written_still_answers(two: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    opened = builtins.open
+
+    def locked_out(path: Any, mode: str = "r", *given: Any, **more: Any) -> Any:
+        if "w" in mode:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, mode, *given, **more)
+
+    monkeypatch.setattr(builtins, "open", locked_out)
+    assert len(Learner(two.folder).predict(X)) == 60
+    with pytest.raises(Refused, match="Read-only file system"):
+        two.learn(blobs(2), "two")
+
+
+def test_one_writes_at_a_time_and_readers_never_wait(two: Learner) -> None:
+    with locked(two.folder / LOCK):
+        assert len(Learner(two.folder).predict(X)) == 60
+        for write in (lambda: two.learn(blobs(2), "two"), two.rollback, lambda: two.forget("one"), two.prune):
+            with pytest.raises(Refused, match="another process is working in"):
+                write()
+
+
+def test_a_reader_sees_what_another_has_learned(two: Learner) -> None:
+    other = Learner(two.folder)
+    two.learn(blobs(2), "two")
+    assert list(other.tasks) == ["zero", "one", "two"]
+    assert answers(other) == answers(two)
+
+
+def test_pruning_keeps_the_newest_versions(two: Learner) -> None:
+    two.learn(blobs(2), "two")
+    now, size = answers(two), two.nbytes
+    freed = two.prune(2)
+    assert freed > 0
+    assert two.nbytes < size
+    assert answers(two) == now
+    assert two.check().problems == ()
+    two.rollback(2)
+    assert list(two.tasks) == ["zero", "one"]
+    with pytest.raises(Refused, match="is missing"):
+        two.rollback(1)
+    with pytest.raises(Refused, match="the one that answers must stay"):
+        two.prune(0)
+
+
+def test_a_version_costs_what_changed(make: Make) -> None:
+    learner, grown = make(method="supsup", net="mlp:64-64", policy=LOOSE, exam=4, keep=2), []
+    for task in range(24):
+        before = learner.nbytes
+        learner.learn(blobs(task, n=30), f"task {task}")
+        grown.append(learner.nbytes - before)
+    assert np.mean(grown[16:]) < 1.5 * np.mean(grown[:16])
+
+
+def test_a_folder_that_is_no_learner_is_refused(tmp_path: Path, make: Make) -> None:
+    with pytest.raises(Refused, match="does not exist; make one with: perdure learner create"):
+        Learner(tmp_path / "nothing")
+    with pytest.raises(Refused, match="holds no learner"):
+        Learner(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(Refused, match=r"holds other files \(file\)"):
+        make("taken")
+    make("there")
+    with pytest.raises(Refused, match="holds a learner; open it"):
+        make("there")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"method": "ewcc"}, "unknown method 'ewcc'; did you mean ewc"),
+        ({"method": "my.py:Mine"}, "is a file, and a learner on disk runs none"),
+        ({"net": "mpl:3"}, "net 'mpl:3' is unknown"),
+        ({"net": "mlp:999999-999999"}, "at most 1,073,741,824"),
+        ({"options": {"fit.lr": "fast"}}, "--fit.lr is 'fast'; it must be a number"),
+        ({"options": {"fit.lrr": 1}}, "unknown option '--fit.lrr'"),
+        ({"scaling": "two"}, "use one, columns or none"),
+        ({"keep": -1}, "keep is -1"),
+    ],
+)
+def test_a_learner_that_means_nothing_is_not_made(make: Make, tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(Refused, match=says.replace("(", r"\(")):
+        make(**wrong)
+    assert not (tmp_path / "learner").exists()
+
+
+def test_every_answering_version_is_written_before_it_is_named(two: Learner) -> None:
+    head = json.loads((two.folder / "blobs" / (two.folder / HEAD).read_text().strip()).read_text())
+    assert head["event"] == "learned"
+    assert two.archive.files(head["version"]) <= {path.name for path in (two.folder / "blobs").iterdir()}
