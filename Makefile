@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: setup demo test check format bench reproduce docs clean
+.PHONY: setup demo test check format bench soak reproduce docs clean
 
 setup: $(READY)
 
@@ -32,6 +32,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench
+
+soak: $(READY)
+	$(BIN)/python tests/learner/harness.py --kills 200 --out bench/history/soak.json
 
 reproduce: $(READY)
 	$(BIN)/perdure reproduce $(NAME) --run

@@ -144,7 +144,6 @@ def test_a_signature_is_aligned_by_name(table):
             "a,label\n1,2\n2,2.5\n",
             "holds numbers with a fraction, and perdure's learner learns classes; a number to be",
         ),
-        ("a,label\n1,-1\n", "holds the label -1; labels must not be negative"),
         (f"a,label\n1,{'x' * 257}\n", "of more than 256 characters; give it a shorter one"),
         ("a,label\n1,x\x07\n", "holds the label 'x\\x07', which has control characters; remove them"),
         ('a,label\n1,"x\n', "({} bytes) is no table (unexpected end of data); check its quotes"),

@@ -156,7 +156,7 @@ def test_a_method_with_shared_weights_cannot_forget_one_task(make: Make) -> None
     learner = make(method="ewc", policy=LOOSE)
     learner.learn(blobs(0), "zero")
     learner.learn(blobs(1), "one")
-    with pytest.raises(Refused, match="EWC cannot forget one task: its weights are shared by all of them. Roll back"):
+    with pytest.raises(Refused, match=r"EWC cannot forget one task: its weights .* Roll back"):
         learner.forget("zero")
 
 

@@ -133,8 +133,11 @@ def converted(name: str, x: Array, rows: Array | None = None) -> Tensor:
     return torch.from_numpy(np.require(x, requirements=["C", "W"]))
 
 
-def numbers(name: str, y: Array) -> Array:
+def numbers(name: str, y: Array, signed: bool = False) -> Array:
     """Labels (N,): integers, or strings as they are.
+
+    Args:
+        signed: integers may be negative.
 
     Raises:
         Refused: labels of another shape or kind, negative, too large, or with a fraction.
@@ -154,10 +157,10 @@ def numbers(name: str, y: Array) -> Array:
     with np.errstate(invalid="ignore"):
         if y.dtype.kind == "f" and not (np.isfinite(y) & (y == np.floor(y))).all():
             raise Refused(f"{name} holds labels that are not whole numbers; labels are integers or strings")
-    if y.size and y.min() < 0:
+    if y.size and y.min() < 0 and not signed:
         raise Refused(f"{name} holds the label {y.min():g}; labels must not be negative")
-    if y.size and int(y.max()) > LARGEST:
-        raise Refused(f"{name} holds the label {int(y.max())}; labels go up to {LARGEST}, or save them as strings")
+    if y.size and (most := max(int(y.max()), -int(y.min()))) > LARGEST:
+        raise Refused(f"{name} holds the label {most}; labels go up to {LARGEST}, or save them as strings")
     return y.astype(np.int64)
 
 

@@ -42,6 +42,7 @@ NAMES = (
     "packing",
     "coding",
     "learner",
+    "years",
 )
 FIGURES = {name: f"perdure.experiments.figures.{name}" for name in NAMES}
 STORED = Path(str(resources.files("perdure.experiments"))) / "results" / "figures"

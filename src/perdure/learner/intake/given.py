@@ -54,7 +54,7 @@ def labels(name: str, y: Array) -> Array:
     """
     if y.dtype.kind == "f" and (y[np.isfinite(y)] % 1).any():
         raise regression(name)
-    y = numbers(name, y)
+    y = numbers(name, y, signed=True)
     if y.dtype.kind == "U":
         if np.char.str_len(y).max(initial=0) > LONGEST:
             raise Refused(f"{name} holds a label of more than {LONGEST} characters; give it a shorter one")
