@@ -1,4 +1,4 @@
-"""Kills a learner at random moments and looks at what is left: `python tests/learner/harness.py --kills 200 --out FILE`.
+"""Kills a learner at random moments, and looks: `python tests/learner/harness.py --kills 200 --out FILE`.
 
 A child teaches a learner one task after another, now and then rolls back, forgets or prunes, and acknowledges every
 entry as soon as the verb that wrote it has returned. It is killed at a moment drawn by the seed. Then the learner must

@@ -136,7 +136,7 @@ def findings(numbers: Numbers) -> list[Finding]:
             ", ".join(f"{method} {100 * mean(numbers, method):.1f} %" for method in ranked),
         ),
         Finding(
-            "weights of its own for each task tell tasks apart better where they look unlike than where they look alike",
+            "weights of its own for each task tell tasks apart better where these look unlike than alike",
             all(unlike[method]["asked"] > alike[method]["asked"] for method in own),
             ", ".join(
                 f"{method} {100 * unlike[method]['asked']:.1f} against {100 * alike[method]['asked']:.1f} %"

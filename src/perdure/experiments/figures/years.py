@@ -93,7 +93,7 @@ def findings(numbers: Numbers) -> list[Finding]:
             "a version costs what changed: the folder grows by little more a task after many tasks than after few",
             late < 2 * early,
             f"{size(early)} a task up to {tasks[min(2, len(tasks) - 1)]}, {size(late)} from {tasks[-2]} on; the "
-            f"version that answers takes {size(numbers['version'][-1])}, the folder with all {tasks[-1]:,} {size(folder[-1])}",
+            f"version that answers {size(numbers['version'][-1])}, the folder with all {size(folder[-1])}",
         ),
         Finding(
             "most images are still given their task among a thousand",
