@@ -12,10 +12,10 @@ from perdure import __version__
 from perdure.cli import VERBS
 from perdure.cli.docstrings import docstring, first_sentence
 from perdure.datasets import BASES
-from perdure.options import described, flag, method_class, of_method, of_stream
 from perdure.experiments.presets import presets
 from perdure.experiments.tables import TABLES
 from perdure.methods import METHODS
+from perdure.options import described, flag, method_class, of_method, of_stream
 from perdure.streams import STREAMS
 
 
