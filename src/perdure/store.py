@@ -31,6 +31,17 @@ LONG = 16  # items of a tuple that one file holds
 ITEMS = 1 << 20  # of tuples that a stored state may hold, so that a small file cannot unfold into a large one
 PAUSE = 0.05  # seconds between two looks at a lock
 LARGEST = 1 << 34  # bytes of a file that is read whole
+JSON = 1 << 25  # bytes of one of JSON, which takes many times as many in memory
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)  # what it ends in to make something of values that are not what they should be
 
 
 def write(path: Path, content: bytes) -> None:
@@ -42,7 +53,8 @@ def write(path: Path, content: bytes) -> None:
     aside = path.with_name(path.name + ASIDE)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as file:
+        aside.unlink(missing_ok=True)  # it may be a link to what is not ours
+        with open(aside, "wb", opener=_anew) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -57,6 +69,14 @@ def write(path: Path, content: bytes) -> None:
         ) from error
 
 
+def _anew(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL, 0o666)
+
+
+def _in_place(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # no link is followed, no pipe waited for
+
+
 def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -65,17 +85,17 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def read(path: Path) -> bytes:
-    """The content of a plain file of a reasonable size; links are not followed.
+def read(path: Path, most: int = LARGEST) -> bytes:
+    """The content of a plain file of at most so many bytes; links are not followed.
 
     Raises:
         Refused: it is missing, is no such file, or cannot be read.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        with open(path, "rb", opener=_in_place) as file:
             found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
-                raise Refused(f"{path} is no plain file of at most {LARGEST >> 30} GiB")
+            if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+                raise Refused(f"{path} is no plain file of at most {most:,} bytes")
             return file.read()
     except FileNotFoundError:
         raise Refused(f"{path} is missing") from None
@@ -124,8 +144,8 @@ class Blobs:
             write(path, content)
         return name
 
-    def get(self, name: str) -> bytes:
-        """The bytes of that name.
+    def get(self, name: str, most: int = LARGEST) -> bytes:
+        """The bytes of that name, at most so many.
 
         Raises:
             Refused: it is no name, the file is missing, or its content is not what was stored.
@@ -133,7 +153,7 @@ class Blobs:
         if not re.fullmatch("[0-9a-f]{64}", name):
             raise Refused(f"{name[:80]!r} names no file in {self.folder}: names are SHA-256")
         path = self.folder / name
-        content = read(path)
+        content = read(path, most)
         if hashlib.sha256(content).hexdigest() != name:
             raise Refused(f"the state file {path} was changed or damaged: its content no longer has its SHA-256")
         return content
@@ -204,7 +224,7 @@ class _Reading:
 
     def json(self, name: str) -> Any:
         if name not in self.parts:
-            self.parts[name] = parse(self.blobs.get(name), self.blobs.folder / name)
+            self.parts[name] = parse(self.blobs.get(name, JSON), self.blobs.folder / name)
         return self.parts[name]
 
     def whole(self, plain: Any) -> Any:
@@ -213,25 +233,43 @@ class _Reading:
             case {"tensor": str(name)}:
                 return {"tensor": self.tensors.setdefault(name, len(self.tensors))}
             case {"dict": dict(branches)}:
+                self.count(len(branches))
                 return {"dict": {name: self.whole(branch) for name, branch in branches.items()}}
             case {"tuple": str(kind), **rest}:
                 return {"tuple": kind, "items": [self.whole(item) for item in self.all(rest)]}
         return plain
 
-    def all(self, plain: Any) -> list[Any]:
-        """The items of a tuple, whichever files they are in."""
+    def count(self, more: int) -> None:
+        """Refuses a state of too many items."""
+        self.items += more
         if self.items > ITEMS:
             raise Refused(f"the stored state in {self.blobs.folder} is damaged: it has more than {ITEMS} items")
+
+    def all(self, plain: Any) -> list[Any]:
+        """The items of a tuple, whichever files they are in."""
         match plain:
             case {"items": list(items)}:
-                self.items += len(items)
-                found = items
+                self.count(len(items))
+                return items
             case {"parts": list(parts)}:
-                self.items += len(parts)  # so that parts of parts of nothing come to an end too
-                found = [item for part in parts for item in self.all(self.json(part))]
-            case _:
-                raise Refused(f"the stored state in {self.blobs.folder} is damaged: it does not describe a tree")
-        return found
+                self.count(len(parts))  # so that parts of parts of nothing come to an end too
+                return [item for part in parts for item in self.all(self.json(part))]
+        raise Refused(f"the stored state in {self.blobs.folder} is damaged: it does not describe a tree")
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Refuses what cannot be made of stored values: nothing but their damage is to blame where nobody else has a say.
+
+    Args:
+        what: went wrong then, as the message says.
+    """
+    try:
+        yield
+    except Refused:
+        raise
+    except (*DAMAGE, SafetensorError) as error:
+        raise Refused(f"{what} ({type(error).__name__}: {str(error).partition(chr(10))[0]})") from error
 
 
 def load_state(blobs: Blobs, name: str, kinds: Sequence[type]) -> Tree:
@@ -241,11 +279,9 @@ def load_state(blobs: Blobs, name: str, kinds: Sequence[type]) -> Tree:
         Refused: a file is missing, was changed, or is not of a state.
     """
     reading = _Reading(blobs)
-    try:
+    with refusing(f"the stored state in {blobs.folder} is damaged"):
         plain = reading.whole(reading.json(name))
         return unpack(plain, [tensors_from_bytes(blobs.get(part))["tensor"] for part in reading.tensors], kinds)
-    except (AttributeError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise Refused(f"the stored state in {blobs.folder} is damaged: {error}") from error
 
 
 def parts_of(blobs: Blobs, name: str) -> set[str]:
@@ -255,7 +291,8 @@ def parts_of(blobs: Blobs, name: str) -> set[str]:
         Refused: as `load_state`.
     """
     reading = _Reading(blobs)
-    reading.whole(reading.json(name))
+    with refusing(f"the stored state in {blobs.folder} is damaged"):
+        reading.whole(reading.json(name))
     return {*reading.parts, *reading.tensors}
 
 
@@ -272,7 +309,7 @@ def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
     import fcntl
 
     try:
-        file = open(path, "w")  # noqa: SIM115 (closed below, after the lock)
+        file = open(path, "ab", opener=_in_place)  # noqa: SIM115 (closed below, after the lock)
     except OSError as error:
         raise Refused(f"{path.parent} cannot be written ({error.strerror}); choose another folder") from error
     with file:

@@ -78,17 +78,31 @@ def test_classes_that_the_new_lack_are_repeated_until_they_weigh_as_much() -> No
 def test_stored_examples_come_back(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     name, nbytes = Pool(Disk(pool(10).x), pool(10).y).write(blobs)
-    back = read_pool(blobs, name)
+    back = read_pool(blobs, name, (2,), pool(10).y.unique(), 10)
     assert back is not None
     assert torch.equal(back.x, pool(10).x)
     assert torch.equal(back.y, pool(10).y)
     assert nbytes == sum(path.stat().st_size for path in tmp_path.iterdir())
     assert pool(0).write(blobs) == ("", 0)
-    assert read_pool(blobs, "") is None
+    assert read_pool(blobs, "", (2,), torch.arange(2)) is None
 
 
-@pytest.mark.parametrize("wrong", [Pool(torch.zeros(3, 2), torch.zeros(2)), Pool(1, 2)])
-def test_stored_examples_that_are_none_are_refused(tmp_path: Path, wrong: Pool) -> None:
-    blobs = Blobs(tmp_path)
+X, Y = torch.zeros(3, 2), torch.tensor([1, 1, 4])
+WRONG = {
+    "no tensors": Pool(1, 2),
+    "other inputs": Pool(X[:, :1], Y),
+    "fewer inputs": Pool(X[:2], Y),
+    "complex inputs": Pool(X.to(torch.complex64), Y),
+    "labels of another type": Pool(X, Y.float()),
+    "labels in columns": Pool(X, Y[:, None]),
+    "another label": Pool(X, Y + 1),
+    "more than there were": Pool(X[[0, 1, 2, 0]], Y[[0, 1, 2, 0]]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_stored_examples_of_another_task_are_refused(tmp_path: Path, wrong: str) -> None:
+    blobs, given = Blobs(tmp_path), ((2,), torch.tensor([1, 4]), 3)
+    assert read_pool(blobs, save_state(blobs, Pool(X, Y)).name, *given) is not None
     with pytest.raises(Refused, match="are damaged"):
-        read_pool(blobs, save_state(blobs, wrong).name)
+        read_pool(blobs, save_state(blobs, WRONG[wrong]).name, *given)

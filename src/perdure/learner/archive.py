@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 
 from perdure.contract import Refused
+from perdure.learner.hints import check
 from perdure.learner.ledger import Entry, Ledger
-from perdure.learner.version import Version
-from perdure.store import load_state, parts_of, save_state
+from perdure.learner.version import Version, check_version
+from perdure.store import load_state, parts_of, refusing, save_state
 
 
 class Archive:
@@ -29,8 +30,13 @@ class Archive:
             Refused: a file of it is missing or damaged.
         """
         version = load_state(self.blobs, name, self.kinds)
-        if not isinstance(version, Version):
-            raise Refused(f"the file {self.blobs.folder / name} holds no version")
+        try:
+            if not isinstance(version, Version):
+                raise Refused("it holds none")
+            check(version)
+            check_version(version)
+        except Refused as error:
+            raise Refused(f"the version {self.blobs.folder / name} is damaged: {error}") from error
         return version
 
     def write(self, version: Version) -> tuple[str, int]:
@@ -68,19 +74,21 @@ class Archive:
     def prune(self, head: Entry, versions: int) -> tuple[Entry, int]:
         """Deletes all but the newest versions that ever answered; the entry that says so, and the bytes that freed."""
         kept = list(dict.fromkeys(entry.version for entry in self.ledger.entries()))[:versions]
-        entry = self.ledger.append("pruned", head, versions=kept)
-        return entry, self.ledger.sweep(set[str]().union(*map(self.files, kept)))
+        needed = set[str]().union(*map(self.files, kept))
+        return self.ledger.append("pruned", head, versions=kept), self.ledger.sweep(needed)
 
     def problems(self) -> tuple[list[str], list[str]]:
         """What is wrong with the files of the ledger and of every version, and what is odd and harms nothing."""
         try:
             entries = list(self.ledger.entries())
+            with refusing(f"the ledger of {self.ledger.folder} is damaged"):
+                times = [datetime.fromisoformat(entry.when).astimezone(UTC) for entry in entries]
         except Refused as error:
             return [str(error)], []
         notes = [
             f"the clock of the machine went back between entry {before.number} and entry {after.number}"
-            for after, before in pairwise(entries)
-            if datetime.fromisoformat(after.when) < datetime.fromisoformat(before.when)
+            for (after, later), (before, sooner) in pairwise(zip(entries, times, strict=True))
+            if later < sooner
         ]
         sound, problems = set[str](), dict[str, int]()
         left: set[str] | None = None  # by the newest pruning; of what is older, only these are there

@@ -15,26 +15,27 @@ import torch
 from torch import Tensor
 
 from perdure import tree
-from perdure.contract import Method, Refused, unknown
+from perdure.contract import Answer, Method, Refused, unknown
 from perdure.evaluate import BATCH
 from perdure.fold import Setting
 from perdure.learner.archive import Archive
+from perdure.learner.hints import record
 from perdure.learner.intake import Array, Given, aligned, read
 from perdure.learner.ledger import HEAD, Entry, Ledger
-from perdure.learner.novelty import doubt, fits
+from perdure.learner.novelty import Relation, doubt, fits, relation
 from perdure.learner.policy import Change, Policy, changes, objections
 from perdure.learner.pool import Pool
-from perdure.learner.settings import Scaling, Settings
-from perdure.learner.update import Lesson, examined, lesson, projected, relation_of, shown, updated, without
-from perdure.learner.version import KINDS, Branch, Label, Version
+from perdure.learner.settings import NUMBERS, Scaling, Settings
+from perdure.learner.update import Lesson, answered, examined, lesson, projected, relation_of, shown, updated, without
+from perdure.learner.version import KINDS, NAME, Branch, Label, Version, is_name
 from perdure.options import method_class
 from perdure.rng import fold
-from perdure.store import ASIDE, locked, parse, save_state
+from perdure.store import ASIDE, JSON, locked, parse, refusing, save_state
 from perdure.train import Progress, watching
 
 LOCK = "lock"
 UNTOLD = 0.1  # by how much an accuracy must fall without the task's name to be spoken of
-NAME = 200  # characters of a task's name
+UNFOLDING = 32  # numbers that a byte of a stored version may ask for, beyond what any learner may
 Verdict = Literal["promoted", "kept back", "unexamined"]
 
 
@@ -178,11 +179,16 @@ class Learner:
         return cls(folder)
 
     @property
+    def version(self) -> Version:
+        """The version that answers now."""
+        return self._load().version
+
+    @property
     def tasks(self) -> dict[str, list[Label]]:
         """The labels of every task that is known, by name."""
         return {
             task.name: [label for number in task.classes.tolist() if (label := branch.labels[number]) is not None]
-            for branch in self._load().version.branches
+            for branch in self.version.branches
             for task in branch.tasks
         }
 
@@ -268,40 +274,41 @@ class Learner:
         Raises:
             Refused: inputs like these were never learned, or there is no such task.
         """
-        return self.explain(data, task, label=label).labels
+        branch, (numbers,) = self._answered(data, task, label, lambda branch, answer: (_labels(answer),))
+        return branch.words[numbers]
 
     def explain(self, data: Any, task: str | None = None, *, label: str | None = None) -> Explanation:
-        """Labels of inputs, and for each the task it was taken to be of and how sure that label is.
+        """Labels of inputs, the task that each was taken to be of, how sure its label is, and whether it fits.
 
         Raises:
             Refused: as `predict`.
         """
-        given = self._given(data, label, labelled=False)
-        now = self._load()
-        place = self._place(now, given, task)
-        branch, method = now.version.branches[place], now.methods[place]
-        given = aligned(given, branch.signature)
-        id = None if task is None else now.version.tasks[task].id
-        n = given.x.shape[0]
-        examples = shown(branch, Pool(given.x, torch.zeros(n, dtype=torch.int64)))
-        usual = branch.usual
-        numbers, indices, surest, fitting = [], [], [], []
-        with self.setting.applied(method.net):
-            ready = now.ready(place)
-            for rows in torch.arange(n).split(BATCH):
-                answer = method.predict(ready, examples.take(rows).x.to(now.device), id)
-                best = answer.logits.softmax(1).max(1)
-                chosen = answer.labels[best.indices]
-                numbers.append(chosen.cpu())
-                surest.append(best.values.cpu())
-                taken = torch.full_like(chosen, id.index) if id else answer.task
-                fitting.append(fits(doubt(answer), taken, usual).cpu())
-                indices.append(_whose(branch, chosen, answer.task, task))
+
+        def say(branch: Branch, answer: Answer) -> tuple[Tensor, ...]:
+            labels, taken = _labels(answer), answer.task
+            if task is not None:
+                (index,) = (known.index for known in branch.tasks if known.name == task)
+                taken = torch.full_like(labels, index)
+            sure = answer.logits.softmax(1).amax(1)
+            return labels, _places(branch, labels, taken), sure, fits(doubt(answer), taken, branch.usual)
+
+        branch, (labels, places, sure, fit) = self._answered(data, task, label, say)
         names = np.array(["", *(known.name for known in branch.tasks)])
-        places = torch.cat(indices).numpy() + 1
-        found = (torch.cat(part).numpy() for part in (numbers, surest, fitting))
-        labels, confidence, fit = found
-        return Explanation(branch.words[labels], names[places], confidence, fit)
+        return Explanation(branch.words[labels], names[places + 1], sure, fit)
+
+    def relation(self, data: Any, *, label: str | None = None) -> Relation:
+        """Whether inputs, taken together, are known, drifted or new: by the rule of `perdure.learner.novelty`.
+
+        Raises:
+            Refused: as `predict`.
+        """
+
+        def say(branch: Branch, answer: Answer) -> tuple[Tensor, ...]:
+            return (doubt(answer),) if answer.task is None else (doubt(answer), answer.task)
+
+        branch, parts = self._answered(data, None, label, say)
+        doubts, *tasks = map(torch.from_numpy, parts)
+        return relation(doubts, tasks[0] if tasks else None, branch.usual)
 
     def check(self) -> Check:
         """Reads everything there is, and asks every exam of the version that answers again."""
@@ -421,14 +428,35 @@ class Learner:
             raise Refused(f"validation is {validation}; it is a share from 0 to below 1, or data")
         return float(validation)
 
+    def _answered(
+        self, data: Any, task: str | None, label: str | None, say: Callable[[Branch, Answer], tuple[Tensor, ...]]
+    ) -> tuple[Branch, list[Array]]:
+        """The branch that answers for inputs, and all that is said of its answers, joined."""
+        given = self._given(data, label, labelled=False)
+        now = self._load()
+        place = self._place(now, given, task)
+        branch, method = now.version.branches[place], now.methods[place]
+        given = aligned(given, branch.signature)
+        id = None if task is None else now.version.tasks[task].id
+        n = given.x.shape[0]
+        examples, said = shown(branch, Pool(given.x, torch.zeros(n, dtype=torch.int64))), []
+        with self.setting.applied(method.net):
+            ready = now.ready(place)
+            for rows in torch.arange(n).split(BATCH):
+                x = examples.take(rows).x.to(now.device)
+                said.append(say(branch, answered(method, ready, branch, x, id)))
+        return branch, [torch.cat(parts).cpu().numpy() for parts in zip(*said, strict=True)]
+
     def _read_settings(self, head: Entry) -> tuple[Settings, Policy]:
         """What the learner was made with."""
         blobs = self.ledger.blobs
-        plain = parse(blobs.get(head.settings), blobs.folder / head.settings)
+        plain = parse(blobs.get(head.settings, JSON), blobs.folder / head.settings)
         try:
-            return Settings(**plain["settings"]), Policy(**plain["policy"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise Refused(f"the settings of {self.folder} are damaged: {error}") from error
+            if not isinstance(plain, dict) or plain.keys() != {"settings", "policy"}:
+                raise Refused("they are none")
+            return record(Settings, plain["settings"]), record(Policy, plain["policy"])
+        except Refused as error:
+            raise Refused(f"the settings of {self.folder} cannot be used: {error}") from error
 
     def _load(self) -> Loaded:
         """The version that answers now; read again only when it is another."""
@@ -444,26 +472,22 @@ class Learner:
 
     def _read(self, name: str) -> Loaded:
         """A version by name."""
-        version = self.archive.read(name)
-        try:
-            device = self.setting.where
+        version, device = self.archive.read(name), self.setting.where
+        with refusing(f"the version {name} of {self.folder} is damaged"):
+            asked = sum(
+                self.settings.unfolded(branch.signature.shape, len(branch.tasks)) for branch in version.branches
+            )
+            if asked > NUMBERS + UNFOLDING * tree.nbytes(version):
+                raise Refused(
+                    f"the version {name} of {self.folder} asks for {asked:,} numbers, and is smaller than that"
+                )
             moved = (branch._replace(state=tree.to(branch.state, device)) for branch in version.branches)
             version = Version(tuple(moved))
-            methods = tuple(self.settings.suited(branch.signature.shape) for branch in version.branches)
+            methods = tuple(self.settings.made(branch.signature.shape) for branch in version.branches)
             loaded = Loaded(name, version, methods, device)
             for place, (branch, method) in enumerate(zip(version.branches, methods, strict=True)):
-                method.predict(loaded.ready(place), torch.zeros(1, *branch.signature.shape, device=device), None)
-                branch.rights, branch.usual  # noqa: B018 (damaged ones show here)
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise Refused(f"the version {name} of {self.folder} is damaged: {error}") from error
+                zeros = torch.zeros(1, *branch.signature.shape, device=device)
+                answered(method, loaded.ready(place), branch, zeros, None)
         return loaded
 
     @contextmanager
@@ -476,7 +500,7 @@ class Learner:
         """A name that a task may have."""
         if name is None:
             return next(new for n in range(len(version.tasks) + 1) if (new := f"task-{n + 1}") not in version.tasks)
-        if not 0 < len(name) <= NAME or not name.isprintable():
+        if not is_name(name):
             raise Refused(f"{name[:NAME]!r} is no name for a task: it has 1 to {NAME} characters that can be printed")
         return name
 
@@ -537,14 +561,18 @@ class Learner:
         return entries[len(entries) - 1 - number]
 
 
-def _whose(branch: Branch, labels: Tensor, tasks: Tensor | None, task: str | None) -> Tensor:
-    """(B,) the place of each input's task: as asked, as inferred, or the only one with its label; -1 for none."""
-    if task is not None:
-        return torch.full_like(labels, [known.name for known in branch.tasks].index(task))
-    by = torch.full((max(branch.following, len(branch.labels)),), -1)
+def _labels(answer: Answer) -> Tensor:
+    """(B,) the numbers of the likeliest labels."""
+    return answer.labels[answer.logits.argmax(1)]
+
+
+def _places(branch: Branch, labels: Tensor, tasks: Tensor | None) -> Tensor:
+    """(B,) the place of each input's task, by its index, or else of the only one that has its label; -1 for none."""
     if tasks is not None:
-        by[[known.index for known in branch.tasks]] = torch.arange(len(branch.tasks))
-        return by[tasks.cpu()]
+        indices, order = torch.tensor([known.index for known in branch.tasks]).sort()
+        at = torch.searchsorted(indices, tasks.cpu()).clamp_(max=len(indices) - 1)
+        return order[at].where(indices[at] == tasks.cpu(), -1)
+    by = torch.full((len(branch.labels),), -1)
     owners = torch.zeros_like(by)
     for place, known in enumerate(branch.tasks):
         owners[known.classes] += 1

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from perdure.contract import Refused
-from perdure.store import ASIDE, Blobs, parse, read, write
+from perdure.learner.hints import record
+from perdure.store import ASIDE, JSON, Blobs, parse, read, write
 
 FORMAT = 1
 HEAD = "HEAD"
+SHORT = 100  # bytes of HEAD at most: it holds one name
+Event = Literal["created", "learned", "kept back", "promoted", "rolled back", "forgotten", "pruned"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Entry:
 
     Args:
         number: 0 for the creation, and so on without a gap.
-        event: created, learned, kept back, promoted, rolled back, forgotten or pruned.
+        event: what it was.
         when: by the clock of the machine, UTC, as in 2026-11-21T13:14:20+00:00.
         settings: name of the stored settings.
         version: name of the version that answers from now on.
@@ -39,7 +42,7 @@ class Entry:
     """
 
     number: int
-    event: str
+    event: Event
     when: str
     settings: str
     version: str
@@ -60,6 +63,8 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.blobs = folder, Blobs(folder / "blobs")
+        if self.blobs.folder.is_symlink():
+            raise Refused(f"{self.blobs.folder} is a link to another folder; a learner keeps its files in its own")
 
     @property
     def head(self) -> str:
@@ -69,7 +74,7 @@ class Ledger:
             Refused: the folder holds no learner.
         """
         try:
-            return read(self.folder / HEAD).decode("ascii", "replace").strip()
+            return read(self.folder / HEAD, SHORT).decode("ascii", "replace").strip()
         except Refused as error:
             if (self.folder / HEAD).exists():
                 raise
@@ -83,20 +88,19 @@ class Ledger:
             Refused: it is missing, was changed, or is no entry.
         """
         try:
-            plain = parse(self.blobs.get(name), self.blobs.folder / name)
+            plain = parse(self.blobs.get(name, JSON), self.blobs.folder / name)
         except Refused as error:
             raise Refused(f"the ledger of {self.folder} is damaged: {error}. Restore that file from a copy") from error
-        kinds = {"number": int, "event": str, "when": str, "settings": str, "version": str, "parent": str}
-        if not (isinstance(plain, dict) and all(isinstance(plain.get(key), kind) for key, kind in kinds.items())):
-            raise Refused(f"the ledger of {self.folder} is damaged: {name} is no entry")
-        if (found := plain.pop("format", None)) != FORMAT:
+        found = plain.pop("format", None) if isinstance(plain, dict) else FORMAT
+        if isinstance(found, int) and found != FORMAT:
             raise Refused(
                 f"the learner in {self.folder} has format {found}, and this version reads format {FORMAT}; "
                 "use the version of perdure that wrote it"
             )
-        if strange := plain.keys() - {item.name for item in fields(Entry)}:
-            raise Refused(f"the ledger of {self.folder} is damaged: an entry holds {min(strange)!r}")
-        return Entry(**plain | {"name": name})
+        try:
+            return replace(record(Entry, plain), name=name)
+        except Refused as error:
+            raise Refused(f"the ledger of {self.folder} is damaged: {name} is no entry: {error}") from error
 
     def newest(self) -> Entry:
         """The entry that HEAD names."""
@@ -119,7 +123,7 @@ class Ledger:
         if entry.number:
             raise Refused(f"the ledger of {self.folder} is damaged: it begins with entry {entry.number}")
 
-    def append(self, event: str, after: Entry | None, **what: Any) -> Entry:
+    def append(self, event: Event, after: Entry | None, **what: Any) -> Entry:
         """Writes an entry, and makes it the newest: from here on, it has happened.
 
         Args:

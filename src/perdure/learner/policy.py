@@ -12,6 +12,7 @@ import numpy as np
 from perdure.contract import Refused
 from perdure.learner.intake import Array
 
+MOST = 1e18  # of any unit
 UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -92,6 +93,6 @@ def nbytes(text: int | str) -> int:
         Refused: they are none.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
-    if not found or found[2] not in UNITS or not float(found[1]):
+    if not found or found[2] not in UNITS or not 0 < float(found[1]) < MOST:
         raise Refused(f"{text!r} is no number of bytes; write a number and one of {', '.join(filter(None, UNITS))}")
     return int(float(found[1]) * UNITS[found[2]])

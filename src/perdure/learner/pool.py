@@ -94,17 +94,29 @@ class Pool(NamedTuple):
         return saved.name, sum(saved.nbytes.values())
 
 
-def read_pool(blobs: Blobs, name: str) -> Pool | None:
+def read_pool(
+    blobs: Blobs, name: str, shape: tuple[int, ...], classes: Tensor, count: int | None = None
+) -> Pool | None:
     """Stored examples by name; None for the empty name.
 
+    Args:
+        shape: of each input.
+        classes: (c,) that its label is one of.
+        count: how many they are, where that is known.
+
     Raises:
-        Refused: they are damaged.
+        Refused: they are damaged, or others.
     """
     if not name:
         return None
     pool = load_state(blobs, name, (Pool,))
     if not (isinstance(pool, Pool) and isinstance(pool.x, Tensor) and isinstance(pool.y, Tensor)):
         raise Refused(f"the stored examples {name} are damaged: they are no inputs and labels")
-    if len(pool.x) != len(pool.y):
-        raise Refused(f"the stored examples {name} are damaged: {len(pool.x)} inputs and {len(pool.y)} labels")
+    x, y = pool
+    right = y.dtype == torch.int64 and y.ndim == 1 and count in (None, len(y)) and bool(torch.isin(y, classes).all())
+    if not right or x.shape != (len(y), *shape) or x.is_complex():
+        raise Refused(
+            f"the stored examples {name} are damaged: inputs {tuple(x.shape)} with labels {tuple(y.shape)} are not "
+            "those of the task"
+        )
     return pool

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from perdure import tree
 from perdure.contract import Method, Refused, Scenario
 from perdure.model import probe, with_outputs
 from perdure.nets import build
 from perdure.options import build_method, method_class
+from perdure.store import refusing
 from perdure.train import for_scenario
 
 Scaling = Literal["one", "columns", "none"]
-WEIGHTS = 1 << 30  # that a network may have: no stored learner can ask for more memory than that
+NUMBERS = 1 << 27  # that a learner may ask to have in memory before it was taught anything
+TEXT = 100  # characters of a net or of an option: they are taken apart before it is known what they are
+RANGES = {"keep": (0, 1 << 32), "exam": (0, 1 << 32), "size": (1, 1024), "seed": (0, (1 << 64) - 1)}
 
 
 @dataclass(frozen=True)
@@ -45,25 +51,63 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (("keep", 0), ("exam", 0), ("size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise Refused(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name, (least, most) in RANGES.items():
+            if not least <= (value := getattr(self, name)) <= most:
+                raise Refused(f"{name} is {value}; it must be {least} to {most}")
         if self.scaling not in ("one", "columns", "none"):
             raise Refused(f"scaling is {self.scaling!r}; use one, columns or none")
         if ":" in self.method:
             raise Refused(f"method {self.method!r} is a file, and a learner on disk runs none; use a name")
-        self.suited((3, 64, 64))
+        for name, value in {"net": self.net, **self.options}.items():
+            if name != "net" and not name.startswith(("fit.", "method.")):
+                raise Refused(f"unknown option {name[:TEXT]!r}; options are called as in fit.steps and method.outputs")
+            if not isinstance(value, (str, int, float, NoneType)) or len(str(value)) > TEXT:
+                raise Refused(f"{name[:TEXT]} must be a number, or text of at most {TEXT} characters")
+        self.numbers((1, 64, 64))
 
     def suited(self, shape: tuple[int, ...]) -> Method:
         """The method for inputs of a shape; its head grows as labels come.
 
         Raises:
-            Refused: the net has no use for such inputs, or more than `WEIGHTS` weights.
+            Refused: the net has no use for such inputs, or it would take more than `NUMBERS` numbers.
         """
-        with torch.device("meta"):
-            size = sum(param.numel() for param in build(self.net, shape, 0).parameters())
-        if size > WEIGHTS:
-            raise Refused(f"net {self.net!r} has {size:,} weights for inputs of shape {shape}; at most {WEIGHTS:,}")
+        self.numbers(shape)
+        return self.made(shape)
+
+    def numbers(self, shape: tuple[int, ...]) -> int:
+        """How many numbers are in the network and in what it makes of one input of a shape, or in the first state.
+
+        None of them is made: this is found from shapes alone.
+
+        Raises:
+            Refused: as `suited`.
+        """
+        with refusing(f"net {self.net!r} cannot be made so for inputs of shape {shape}"), torch.device("meta"):
+            method = self.made(shape)
+            net = with_outputs(method.net, method.fit, max(1, getattr(method, "outputs", 1)))
+            made = list(net.parameters())
+            for layer in net.modules():
+                layer.register_forward_hook(lambda _, __, out: made.append(out))
+            net.eval()(torch.zeros(1, *shape))
+            state = [leaf for _, leaf in tree.leaves(method.init(0)) if isinstance(leaf, Tensor)]
+        if (size := max(sum(part.numel() for part in parts) for parts in (made, state))) > NUMBERS:
+            raise Refused(
+                f"net {self.net!r} with {self.method} takes {size:,} numbers for inputs of shape {shape}; at most "
+                f"{NUMBERS:,} may be asked for"
+            )
+        return size
+
+    def unfolded(self, shape: tuple[int, ...], tasks: int) -> int:
+        """How many numbers a state of so many tasks may take in memory, however small it is on disk.
+
+        Raises:
+            Refused: as `suited`.
+        """
+        masks = tasks // 32 if method_class(self.method).memory == "task" else 0  # a task may keep a bit a weight
+        return self.numbers(shape) * (1 + masks)
+
+    def made(self, shape: tuple[int, ...]) -> Method:
+        """The same, however many numbers it takes."""
         method = build_method(method_class(self.method), build(self.net, shape, 0), self.options)
         if Scenario.GNU not in method.scenarios:
             raise Refused(f"{self.method} cannot answer without a task's id; see perdure list methods")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from perdure import tree
-from perdure.contract import Examples, Method, Refused, Scale, State, Task, TaskId
+from perdure.contract import Answer, Examples, Method, Refused, Scale, State, Task, TaskId
 from perdure.data import Arrays, Mapped, View
 from perdure.datasets.base import scale_of
 from perdure.evaluate import BATCH
@@ -22,7 +22,7 @@ from perdure.learner.pool import Pool, read_pool
 from perdure.learner.settings import Scaling, Settings
 from perdure.learner.version import Branch, Known, Version, numbered, packed
 from perdure.rng import fold, permutation
-from perdure.store import Blobs
+from perdure.store import Blobs, refusing
 
 SAMPLE = 256  # new examples that are compared with what is known
 DRY = 2  # steps of the trial that shows how many bytes a task will take
@@ -111,7 +111,7 @@ def lesson(
     branch = version.branch_for(given.signature)
     if branch is None:
         bits = torch.empty(0, dtype=torch.uint8)
-        none = torch.empty(0, 3, dtype=torch.float64)
+        none = torch.empty(0, 2)
         start = Branch(given.signature, torch.tensor(0.0), torch.tensor(1.0), (), (), 0, None, bits, none)
         branch = scaled(start, settings.scaling, given.x)
     labels, y = numbered(branch.labels, given.y)
@@ -127,7 +127,8 @@ def lesson(
     known = next((task for task in branch.tasks if task.name == name), None)
     if known is None:
         known = Known(name, branch.following, y[:0], "", 0, "", 0)
-    before, kept = read_pool(blobs, known.exam), read_pool(blobs, known.kept)
+    before = read_pool(blobs, known.exam, given.signature.shape, known.classes, known.asked)
+    kept = read_pool(blobs, known.kept, given.signature.shape, known.classes)
     classes = torch.cat([known.classes, fresh.y]).unique()
     if len(strange := exam.y[~torch.isin(exam.y, classes)]):
         raise Refused(f"the exam asks the label {labels[int(strange[0])]!r}, which no example shows")
@@ -146,13 +147,29 @@ def device_of(state: State) -> torch.device:
     return next((leaf.device for _, leaf in tree.leaves(state) if isinstance(leaf, Tensor)), torch.device("cpu"))
 
 
+def answered(method: Method, ready: Any, branch: Branch, x: Tensor, id: TaskId | None) -> Answer:
+    """What is said of inputs as the network of a branch takes them (B, ...); at least one label competes.
+
+    Raises:
+        Refused: it is no answer: the state may be that of a stranger.
+    """
+    with refusing(f"what was learned from {branch.signature} gives no answer"):
+        logits, labels, task, _ = answer = method.predict(ready, x, id)
+        named = labels.dtype == torch.int64 and int(labels.min()) >= 0 and int(labels.max()) < len(branch.labels)
+        told = task is None or (task.shape == x.shape[:1] and task.dtype == torch.int64)
+        whole = logits.shape == (len(x), len(labels)) and logits.is_floating_point() and not logits.isnan().any()
+        if not (named and told and whole):
+            raise Refused(f"what was learned from {branch.signature} is damaged: it answers with other labels or tasks")
+    return answer
+
+
 def ask(method: Method, ready: Any, branch: Branch, pool: Pool, id: TaskId | None) -> Asked:
     """Answers examples, of a task that is given or is to be found."""
     device, right, doubts, tasks = device_of(branch.state), [], [], []
     examples = shown(branch, pool)
     for rows in torch.arange(len(pool.y)).split(BATCH) if len(pool.y) else ():
         batch = examples.take(rows)
-        answer = method.predict(ready, batch.x.to(device), id)
+        answer = answered(method, ready, branch, batch.x.to(device), id)
         right.append(answer.labels[answer.logits.argmax(1)].cpu() == batch.y)
         doubts.append(doubt(answer).cpu())
         if (task := torch.full_like(batch.y, id.index) if id else answer.task) is not None:
@@ -166,9 +183,10 @@ def examined(method: Method, blobs: Blobs, branch: Branch, ids: bool, but: str =
     """What a branch answers to the stored exam of each task, of all but one."""
     ready, none = method.ready(branch.state), Pool(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     return {
-        task.name: ask(method, ready, branch, read_pool(blobs, task.exam) or none, task.id if ids else None)
+        task.name: ask(method, ready, branch, exam or none, task.id if ids else None)
         for task in branch.tasks
         if task.name != but
+        for exam in [read_pool(blobs, task.exam, branch.signature.shape, task.classes, task.asked)]
     }
 
 
@@ -182,8 +200,10 @@ def judged(branch: Branch, asked: Mapping[str, Asked]) -> Branch:
         torch.cat([found.doubt for found in tasks]),
         torch.cat(taken) if len(taken) == len(tasks) else None,
     )
-    rows = [usual.get(task.index, Usual(inf, 0, 0)) for task in branch.tasks]
-    doubts = torch.tensor(rows, dtype=torch.float64).view(-1, len(Usual._fields))
+    found = [usual.get(task.index, Usual(inf, 0, 0)) for task in branch.tasks]
+    limits = torch.tensor([each.limit for each in found], dtype=torch.float64)
+    up = limits.float().nextafter(torch.tensor(inf))  # in fewer bits, and no example of an exam is left out by them
+    doubts = torch.stack([up, torch.tensor([each.misfits for each in found]).float()], 1)
     return branch._replace(right=packed([found.right for found in tasks]), doubts=doubts)
 
 
@@ -257,7 +277,9 @@ def without(method: Method, blobs: Blobs, branch: Branch, name: str, ids: bool) 
     tasks = tuple(other for other in branch.tasks if other is not task)
     if not tasks:
         return branch._replace(tasks=())
+    with refusing(f"{name} cannot be taken out of what was learned from {branch.signature}"):
+        forgotten = method.forget(branch.state, task.index)
     used = torch.cat([other.classes for other in tasks])
     labels = tuple(label if bool((used == number).any()) else None for number, label in enumerate(branch.labels))
-    branch = branch._replace(state=method.forget(branch.state, task.index), tasks=tasks, labels=labels)
+    branch = branch._replace(state=forgotten, tasks=tasks, labels=labels)
     return judged(branch, examined(method, blobs, branch, ids))

@@ -7,17 +7,21 @@ their own, which a version names, so that opening a learner reads none of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from math import prod
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from perdure.contract import Refused, State, TaskId
-from perdure.learner.intake import Array, Signature
+from perdure.learner.intake import Array, Kind, Signature
+from perdure.learner.intake.given import LONGEST, UNSHOWN
 from perdure.learner.novelty import Usual
 
 Label = str | int
+NAME = 200  # characters of a task's name
+NUMBERS = 1 << 26  # of an input
 
 
 class Known(NamedTuple):
@@ -48,7 +52,7 @@ class Branch(NamedTuple):
     following: int  # the index of the next task
     state: State
     right: Tensor  # uint8, a bit an exam example, task after task: whether it is answered rightly
-    doubts: Tensor  # (tasks, 3) float64, what doubt is usual for each: a `Usual` a row
+    doubts: Tensor  # (tasks, 2) float32, the limit of what doubt is usual for each, and how many misfits its exam has
 
     @property
     def words(self) -> Array:
@@ -66,11 +70,8 @@ class Branch(NamedTuple):
     @property
     def usual(self) -> dict[int, Usual]:
         """What doubt is usual, by task index."""
-        rows = self.doubts.tolist()
-        return {
-            task.index: Usual(limit, int(misfits), int(asked))
-            for task, (limit, misfits, asked) in zip(self.tasks, rows, strict=True)
-        }
+        rows = zip(self.tasks, self.doubts.tolist(), strict=True)
+        return {task.index: Usual(limit, int(misfits), task.asked) for task, (limit, misfits) in rows}
 
 
 class Version(NamedTuple):
@@ -112,6 +113,66 @@ class Version(NamedTuple):
 
 
 KINDS = (Version, Branch, Known, Signature)
+
+
+def check_version(version: Version) -> None:
+    """Raises Refused where the parts of a version do not go together, as may be in one of a stranger."""
+    tasks = [task for branch in version.branches for task in branch.tasks]
+    _demand(len({task.name for task in tasks}) == len(tasks), "two tasks have one name")
+    signatures = {branch.signature for branch in version.branches}
+    _demand(len(signatures) == len(version.branches), "two branches are for the same inputs")
+    for branch in version.branches:
+        _check_inputs(branch)
+        _check_tasks(branch)
+
+
+def _check_inputs(branch: Branch) -> None:
+    kind, shape, columns = branch.signature
+    _demand(kind in get_args(Kind) and shape and min(shape) > 0, "no inputs have such a shape")
+    _demand(prod(shape) <= NUMBERS, f"an input has more than {NUMBERS:,} numbers")
+    _demand(not columns or shape == (len(columns),) == (len(set(columns)),), "no inputs have such columns")
+    _demand(all(map(_is_word, columns)), "a column has no name")
+    shift, factor = branch.shift, branch.factor
+    _demand(shift.shape == factor.shape in ((), shape) and shift.ndim < 2, "no inputs have such a scale")
+    for scale in (shift, factor):
+        _demand(scale.dtype == torch.float32 and scale.isfinite().all(), "its scale is none")
+
+
+def _check_tasks(branch: Branch) -> None:
+    words = [label for label in branch.labels if label is not None]
+    _demand(len(set(words)) == len(words), "two labels are the same")
+    _demand(all(map(_is_word, words)) or all(type(word) is int and word < 1 << 63 for word in words), "labels are none")
+    tasks, asked = branch.tasks, sum(task.asked for task in branch.tasks)
+    _demand(tasks and len({task.index for task in tasks}) == len(tasks), "two tasks have one index")
+    for name, index, classes, exam, count, _, nbytes in tasks:
+        _demand(is_name(name), "a task has no name")
+        _demand(0 <= index < branch.following and nbytes >= 0, f"{name} has index {index}")
+        _demand(classes.dtype == torch.int64 and classes.ndim == 1 and len(classes), f"{name} has no classes")
+        sorted_ = bool((classes.diff() > 0).all()) and int(classes[0]) >= 0 and int(classes[-1]) < len(branch.labels)
+        _demand(sorted_ and all(branch.labels[i] is not None for i in classes.tolist()), f"{name} has other classes")
+        _demand(count >= 0 and (count > 0) == (exam != ""), f"{name} has an exam of {count}")
+    _demand(
+        branch.right.dtype == torch.uint8 and branch.right.shape == ((asked + 7) // 8,), "bits of exams are missing"
+    )
+    doubts = branch.doubts
+    _demand(doubts.dtype == torch.float32 and doubts.shape == (len(tasks), 2), "no such doubts")
+    counted = (doubts[:, 1] >= 0) & (doubts[:, 1] <= torch.tensor([task.asked for task in tasks]))
+    _demand(counted.all() and not doubts[:, 0].isnan().any(), "doubts are none")
+
+
+def _demand(whole: Any, otherwise: str) -> None:
+    if not whole:
+        raise Refused(otherwise)
+
+
+def _is_word(word: Any) -> bool:
+    """Whether it can be a label, or the name of a column."""
+    return isinstance(word, str) and 0 < len(word) <= LONGEST and not UNSHOWN.search(word)
+
+
+def is_name(name: str) -> bool:
+    """Whether a task can be called so."""
+    return 0 < len(name) <= NAME and name.isprintable()
 
 
 def packed(rights: Sequence[Array]) -> Tensor:

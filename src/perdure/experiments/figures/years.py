@@ -30,7 +30,7 @@ from perdure.report.table import size
 from perdure.rng import permutation
 
 COUNTS = (10, 30, 100, 300, 1000)
-NET, STEPS, BATCH, TIMES = "mlp:100", 60, 128, 3
+NET, FIT, BATCH, TIMES = "mlp:300", {"fit.steps": 150, "fit.lr": 1e-3}, 128, 3
 
 
 def measure(lab: Lab) -> Numbers:
@@ -39,10 +39,19 @@ def measure(lab: Lab) -> Numbers:
     base = load(lab.base, lab.data_root)
     assert isinstance(base.train, Arrays)
     x, y = base.train.x.flatten(1), base.train.labels.numpy()
-    numbers: Numbers = {"tasks": counts, "net": NET, "open": [], "one": [], "batch": [], "version": [], "folder": []}
+    numbers: Numbers = {
+        "tasks": counts,
+        "net": NET,
+        "options": FIT,
+        "open": [],
+        "one": [],
+        "batch": [],
+        "version": [],
+        "folder": [],
+    }
     numbers["update"], numbers["recognised"] = [], []
     with TemporaryDirectory() as home:
-        options = {"fit.steps": lab.unless_smoke(STEPS, 2)}
+        options = FIT | lab.unless_smoke({}, {"fit.steps": 2})
         learner = Learner.create(Path(home) / "learner", "supsup", NET, keep=0, exam=0, options=options)
         for task in range(counts[-1]):
             lab.watch(f"task {task}", Moment("learning", task + 1, counts[-1]))
