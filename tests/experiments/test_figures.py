@@ -11,7 +11,7 @@ from torch import nn
 
 from perdure import Fit, Refused
 from perdure.experiments import figures
-from perdure.experiments.figures import plane
+from perdure.experiments.figures import novelty, plane
 from perdure.experiments.figures.lab import Lab
 from perdure.experiments.provenance import commit, today
 from perdure.methods.finetune import Finetune
@@ -120,6 +120,29 @@ def test_order_draws_both_tasks_in_both_orders_and_jointly() -> None:
         for column, line in enumerate(marked(axes)):
             np.testing.assert_allclose(line.get_ydata(), np.mean(kept[which], axis=0)[:, column])
     assert [len(line.get_ydata()) for line in joint.lines] == [1, 1]
+
+
+def test_novelty_draws_a_bar_a_verdict_and_scores_by_definition() -> None:
+    kept = numbers("novelty")
+    for axes, (stream, found) in zip(figures.drawn("novelty", kept).axes, kept["found"].items(), strict=True):
+        bars = iter(axes.patches)
+        assert [text.get_text().split(",")[0] for text in axes.texts] == list(found)
+        for life in found.values():
+            for group, kind in (("known", None), ("drifted", None), ("new", "never learned"), ("new", "photograph")):
+                kinds = [life[group][kind]] if kind else list(life[group].values())
+                for verdict in ("known", "drifted", "new"):
+                    mean = np.mean([said[verdict] for said in kinds])
+                    assert next(bars).get_width() == pytest.approx(mean), (stream, group, verdict)
+        assert next(bars, None) is None
+
+    def called(known: float, drifted: float, new: float) -> tuple[float, float, float]:
+        return novelty.scores(
+            {g: {"one": {"new": s}} for g, s in zip(novelty.KINDS, (known, drifted, new), strict=True)}
+        )
+
+    assert called(1, 1, 1) == pytest.approx((1 / 3, 1, 1 / 2))  # whoever calls everything new
+    assert called(0, 0, 0) == pytest.approx((np.nan, 0, 0), nan_ok=True)
+    assert called(0.1, 0.3, 0.6) == pytest.approx((0.6, 0.6, 0.6))
 
 
 def test_claims_that_do_not_hold_are_said_not_to() -> None:

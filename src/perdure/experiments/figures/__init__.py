@@ -42,6 +42,7 @@ NAMES = (
     "packing",
     "coding",
     "learner",
+    "novelty",
     "years",
 )
 FIGURES = {name: f"perdure.experiments.figures.{name}" for name in NAMES}
