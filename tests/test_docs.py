@@ -1,11 +1,15 @@
 """The pages about code are executed: what a reader types works."""
 
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from perdure.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,6 +39,40 @@ def test_adding_a_method(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "result.json").exists()
     shown = run(["-m", "perdure.cli", "show", "my_method.py:Pull"], tmp_path)
     assert "stay near the weights" in shown.stdout
+
+
+def pieces(page: Path) -> Iterator[tuple[str, str]]:
+    """Scripts and command lines in order; a block of Python without an import at its head goes on with the last."""
+    script = ""
+    for language, block in re.findall(r"```(python|console)\n(.*?)```", page.read_text(), re.DOTALL):
+        if script and (language == "console" or block.startswith(("import", "from"))):
+            yield "python", script
+            script = ""
+        if language == "console":
+            yield from (("console", line) for line in re.split(r"^\$ perdure ", block, flags=re.MULTILINE)[1:])
+        else:
+            script += block
+    if script:
+        yield "python", script
+
+
+def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What stands behind a print, and below a command, is what they say; ... stands for anything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for language, text in pieces(ROOT / "docs" / "own-data.md"):
+        if language == "python":
+            ran = run(["-c", text], tmp_path)
+            assert ran.returncode == 0, ran.stderr
+            said, shown = ran.stdout, re.findall(r"^print\(.*\)  # (.*)$", text, re.MULTILINE)
+        else:
+            line, *shown = text.splitlines()
+            line, asked, _ = line.partition("; echo $?")
+            status = main(shlex.split(line))
+            said = capsys.readouterr().out + f"{status}\n" * bool(asked)
+            assert asked or status == 0, text
+        words = re.escape("".join(f"{line}\n" for line in shown)).replace(r"\.\.\.", ".*")
+        assert not shown or re.fullmatch(words, said, re.DOTALL), (text, said)
 
 
 @pytest.mark.parametrize("block", blocks(ROOT / "README.md", "python"))

@@ -112,7 +112,7 @@ def test_every_changed_file_is_noticed(tmp_path: Path) -> None:
 
 def test_a_state_of_an_undeclared_kind_is_refused(tmp_path: Path) -> None:
     name = save_state(Blobs(tmp_path), state()).name
-    with pytest.raises(Refused, match="holds a Pair, which this method does not declare"):
+    with pytest.raises(Refused, match="holds a 'Pair', which this method does not declare"):
         load_state(Blobs(tmp_path), name, ())
 
 

@@ -48,7 +48,7 @@ def test_pack_and_unpack_is_the_identity(key):
 def test_a_named_tuple_comes_back_only_if_it_is_declared():
     plain, tensors = tree.pack(Leafy(torch.ones(2), 3))
     assert type(tree.unpack(plain, tensors, [Leafy])) is Leafy
-    with pytest.raises(Refused, match="holds a Leafy, which this method does not declare"):
+    with pytest.raises(Refused, match="holds a 'Leafy', which this method does not declare"):
         tree.unpack(plain, tensors)
     plain["items"].append({"value": 1})
     with pytest.raises(Refused, match="Leafy"):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perdure.contract import Answer, Fit, Method, Refused, Scenario, Task, TaskId, Trace
     from perdure.experiments import load, run
     from perdure.fold import live
+    from perdure.learner import Learner, Policy
     from perdure.result import Result
     from perdure.streams.stream import Stream
 
@@ -22,7 +23,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "contract",
     "Fit": "contract",
+    "Learner": "learner",
     "Method": "contract",
+    "Policy": "learner",
     "Refused": "contract",
     "Result": "result",
     "Scenario": "contract",
@@ -37,7 +40,9 @@ _HOMES = {
 __all__ = [
     "Answer",
     "Fit",
+    "Learner",
     "Method",
+    "Policy",
     "Refused",
     "Result",
     "Scenario",

@@ -196,6 +196,7 @@ class Method(ABC):
     memory: ClassVar[Literal["constant", "task", "class", "data"]] = "constant"  # what the state grows with
     states: ClassVar[tuple[type, ...]] = ()  # the NamedTuples of its state
     isolates: ClassVar[bool] = False  # old answers stay bit-identical
+    rehearses: ClassVar[bool] = False  # its state holds examples as they were given
     pools: ClassVar[bool] = False  # an answer may depend on the other inputs of its batch
     off: ClassVar[Mapping[str, Any]] = {}  # options under which it is finetune, bit for bit
 

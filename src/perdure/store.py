@@ -269,7 +269,7 @@ def refusing(what: str) -> Iterator[None]:
     except Refused:
         raise
     except (*DAMAGE, SafetensorError) as error:
-        raise Refused(f"{what} ({type(error).__name__}: {str(error).partition(chr(10))[0]})") from error
+        raise Refused(f"{what} ({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})") from error
 
 
 def load_state(blobs: Blobs, name: str, kinds: Sequence[type]) -> Tree:

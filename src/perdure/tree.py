@@ -122,7 +122,7 @@ def unpack(plain: Any, tensors: Sequence[Tensor], kinds: Sequence[type] = ()) ->
                 return tuple(parts)
             if kind in named and len(parts) == len(getattr(named[kind], "_fields", ())):
                 return named[kind](*parts)
-            raise Refused(f"the stored state holds a {kind}, which this method does not declare")
+            raise Refused(f"the stored state holds a {kind[:80]!r}, which this method does not declare")
         case {"value": value} if value is None or isinstance(value, (bool, int, float, str)):
             return value
     raise Refused("the stored state is damaged: it does not describe a tree")

@@ -126,7 +126,7 @@ BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
     "unknown state": (
         "declared",
         {"(L2State, Model)": "(Model,)"},
-        "holds a L2State, which this method does not declare",
+        "holds a 'L2State', which this method does not declare",
     ),
     "list in the state": (
         "declared",

@@ -26,7 +26,7 @@ while True:
     seen.append([len(learner.tasks), ",".join(said.labels.tolist())])
     if len(seen) > 1 and seen[-1] == seen[-2]:
         seen.pop()
-    if len(learner.tasks) >= int(sys.argv[3]):
+    if seen[-1][0] >= int(sys.argv[3]):
         break
 print(json.dumps(seen))
 """

@@ -1,6 +1,7 @@
 """The learner: what it answers, what it keeps, and what it refuses."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,10 @@ from perdure.learner import Learner, Policy
 from perdure.learner.learner import LOCK
 from perdure.learner.ledger import HEAD
 from perdure.learner.update import projected
+from perdure.methods import METHODS
+from perdure.methods.heads import Heads
 from perdure.methods.independent import Independent
+from perdure.options import method_class
 from perdure.store import locked
 
 X, Y = blobs(0)
@@ -482,3 +486,117 @@ def test_every_answering_version_is_written_before_it_is_named(two: Learner) -> 
     head = json.loads((two.folder / "blobs" / (two.folder / HEAD).read_text().strip()).read_text())
     assert head["event"] == "learned"
     assert two.archive.files(head["version"]) <= {path.name for path in (two.folder / "blobs").iterdir()}
+
+
+KEEPS_NOTHING = [name for name in METHODS if not method_class(name).rehearses]
+
+
+@pytest.mark.parametrize("method", KEEPS_NOTHING)
+def test_with_store_no_data_no_example_is_on_disk(make: Make, method: str) -> None:
+    net = "bn-mlp:32" if method == "hopsupsup" else "mlp:16"
+    learner = make(method=method, net=net, store_no_data=True, policy=LOOSE)
+    data, own = blobs(0), blobs(0, n=20, seed=5)
+    report = learner.learn(data, "zero", validation=own)
+    assert (report.verdict, report.asked) == ("promoted", 20)
+    learner.learn(blobs(1), "one")
+    content = b"".join(path.read_bytes() for path in (learner.folder / "blobs").iterdir())
+    assert not any(row.tobytes() in content for x in (data[0], own[0], blobs(1)[0]) for row in x)
+    assert learner.check().problems == ()
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - set(KEEPS_NOTHING)))
+def test_a_method_that_keeps_examples_is_refused_where_none_may_be_stored(make: Make, method: str) -> None:
+    with pytest.raises(Refused, match=f"{method} keeps examples in its state"):
+        make(method=method, store_no_data=True)
+
+
+def test_exams_of_ones_own_judge_what_is_not_stored(make: Make) -> None:
+    learner = make(method="finetune", store_no_data=True)
+    own = blobs(0, n=20, seed=5)
+    learner.learn(blobs(0), "zero", validation=own)
+    assert learner.learn(blobs(1), "blind").verdict == "promoted"  # nothing to see that zero is gone
+    learner.rollback()
+    report = learner.learn(blobs(1), "one", exams={"zero": own})
+    assert report.verdict == "kept back"
+    assert report.changes["zero"].before > 0.9 > report.changes["zero"].after
+    assert learner.check({"zero": own}).problems == ()
+    learner.promote(report)
+    assert learner.check({"zero": own}).problems == ()  # as it was found when that version was made
+    with pytest.raises(Refused, match="unknown task 'zerro'"):
+        learner.check({"zerro": own})
+    with pytest.raises(Refused, match="ask labels that were learned"):
+        learner.check({"zero": blobs(7)})
+
+
+def test_a_stored_exam_is_not_replaced_by_one_that_is_brought(two: Learner) -> None:
+    with pytest.raises(Refused, match="zero has an exam of its own"):
+        two.learn(blobs(2), "two", exams={"zero": blobs(0)})
+
+
+def test_the_history_tells_what_was_given_and_found(two: Learner) -> None:
+    entry = two.history()[0]
+    data = entry.report["data"]
+    assert (data["examples"], data["kind"]) == (60, "numbers of shape (12,)")
+    assert data["labels"] == {"t1c0": 30, "t1c1": 30}
+    assert data["sha256"] == hashlib.sha256(blobs(1)[0].tobytes()).hexdigest()
+    assert entry.report["row"].keys() == {"zero", "one"}
+    (branch,) = two.version.branches
+    for name, right in branch.rights.items():
+        assert entry.report["row"][name] == pytest.approx(right.mean(), abs=1e-4)
+    components = entry.report["components"]
+    assert components["examples"] == sum(task.nbytes for task in branch.tasks)
+    assert sum(components.values()) == tree.nbytes(branch.state) + components["examples"]
+    assert entry.software["torch"] == torch.__version__
+
+
+def test_forgetting_is_refused_where_it_would_change_another_answer(
+    two: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget = Heads.forget
+
+    def careless(self: Heads, state: Any, index: int) -> Any:
+        left = forget(self, state, index)
+        heads = [{name: w * 1.001 for name, w in part.head.items()} for part in left.parts]
+        return left._replace(
+            parts=tuple(part._replace(head=head) for part, head in zip(left.parts, heads, strict=True))
+        )
+
+    head = two.history()[0]
+    monkeypatch.setattr(Heads, "forget", careless)
+    with pytest.raises(Refused, match="without it one would be answered otherwise; nothing was changed"):
+        two.forget("zero")
+    assert two.history()[0] == head
+
+
+def test_where_a_task_cannot_be_forgotten_the_version_before_it_is_offered(make: Make) -> None:
+    learner = make(method="ewc", policy=LOOSE)
+    learner.learn(blobs(0), "zero")
+    learner.learn(blobs(1), "one")
+    with pytest.raises(Refused, match=r"Roll back to a state before it was learned: perdure learner rollback .* 1$"):
+        learner.forget("one")
+
+
+def test_a_batch_is_known_or_new(two: Learner) -> None:
+    learner = two
+    assert learner.relation(blobs(0, seed=9)[0]).verdict == "known"
+    other = learner.relation(np.random.default_rng(0).normal(size=(50, 12)).astype(np.float32) * 0.01)
+    assert other.share < 1
+    report = learner.learn(blobs(0, seed=3), "zero")
+    assert (report.looked, report.like) == ("known", "zero")
+
+
+def test_small_data_on_disk_is_read_once(make: Make) -> None:
+    class Disk:
+        def __init__(self) -> None:
+            self.read = 0
+
+        def __len__(self) -> int:
+            return 60
+
+        def __getitem__(self, row: int) -> tuple[np.ndarray, str]:
+            self.read += 1
+            return X[row], str(Y[row])
+
+    disk = Disk()
+    make(exam=0, keep=0).learn(disk, "zero")
+    assert disk.read <= 5 * 60  # its labels, its scale, its fingerprint and itself; not 60 steps of 32

@@ -21,7 +21,22 @@ from perdure.train import for_scenario
 
 NETS = {"hopsupsup": bn_mlp((8,), (256,))}  # too few masks of 32 units know a task
 OPTIONS = {"supsup": {"outputs": 20}}
-ALONE = ("supsup", "finetune", "joint", "l2", "ewc", "online-ewc", "si", "er", "a-gem")  # have what to tell it from
+ALONE = (
+    "supsup",
+    "finetune",
+    "joint",
+    "l2",
+    "ewc",
+    "online-ewc",
+    "si",
+    "mas",
+    "rwalk",
+    "scp",
+    "er",
+    "der",
+    "gem",
+    "a-gem",
+)  # have what to tell it from
 CENTRES = 3 * normal(11, 8 * 8).view(8, 8).float()  # of the classes
 CLASSES = ((0, 1), (2, 3), (4, 5))  # of the tasks that are learned first
 

@@ -25,6 +25,7 @@ from perdure.cli import Help
 from perdure.cli.parser import Parser, add, parsed
 from perdure.contract import Refused, unknown
 from perdure.learner import Change, Entry, Explanation, Learner, Policy, Report
+from perdure.learner.intake import read
 from perdure.learner.settings import Settings
 from perdure.options import Part, described, typed
 from perdure.report.table import size
@@ -98,7 +99,11 @@ def _parser(verb: str) -> Parser:
     parser.add_argument("--wait", type=float, metavar="SECONDS", help="wait so long for another process that writes")
     parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda (default: cpu)")
     parser.add_argument("--json", action="store_true", help="the outcome as JSON on the last line of stdout")
-    if verb in ("learn", "predict", "explain"):
+    if verb in ("learn", "check"):
+        parser.add_argument(
+            "--exam", action="append", metavar="NAME=DATA", help="your own exam of a task that has none stored"
+        )
+    if verb in ("learn", "predict", "explain", "check"):
         parser.add_argument("--label", metavar="COLUMN", help="the column of labels in a table")
     if verb == "learn":
         parser.add_argument("--name", metavar="NAME", help="of the task; that of a known one teaches it more")
@@ -146,6 +151,7 @@ def _learn(given: Given, console: Console) -> int:
             given.get("name"),
             validation=asked,
             label=given.get("label"),
+            exams=_exams(given),
             promote="hold" not in given,
             watch=watch,
         )
@@ -171,7 +177,7 @@ def _explain(given: Given, console: Console) -> int:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in said._fields:
         table.add_column(title, justify="right" if title == "confidence" else "left")
-    for row in list(zip(*said, strict=True))[:SHOWN]:
+    for row in list(zip(*(part.tolist() for part in said), strict=True))[:SHOWN]:
         table.add_row(*(f"{part:.2f}" if isinstance(part, float) else escape(str(part)) for part in row))
     console.print(table)
     if len(said.labels) > SHOWN:
@@ -183,19 +189,22 @@ def _explain(given: Given, console: Console) -> int:
 
 def _said(given: Given) -> Explanation:
     """What is said of inputs, written to a file if that is asked for."""
-    said = _opened(given).explain(Path(given["data"]), given.get("task"), label=given.get("label"))
+    path = Path(given["data"])
+    said = _opened(given).explain(path, given.get("task"), label=given.get("label"))
     if "out" in given:
+        names = read(path, labelled=False).names if path.is_dir() else ()
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
-        lines.writerow(["row", *said._fields])
-        lines.writerows([row, *parts] for row, parts in enumerate(zip(*(p.tolist() for p in said), strict=True)))
+        lines.writerow(["file" if names else "row", *said._fields])
+        parts = zip(*(part.tolist() for part in said), strict=True)
+        lines.writerows([name, *row] for name, row in zip(names or range(len(said.labels)), parts, strict=True))
         write(Path(given["out"]), text.getvalue().encode())
     return said
 
 
 def _check(given: Given, console: Console) -> int:
     """Reads every file, asks every exam again, and says what is damaged or lost; exit status 1 if anything is."""
-    found = _opened(given).check()
+    found = _opened(given).check(_exams(given), label=given.get("label"))
     for problem in found.problems:
         console.print(f"wrong: {problem}", markup=False)
     for note in found.notes:
@@ -212,29 +221,45 @@ def _check(given: Given, console: Console) -> int:
 def _history(given: Given, console: Console) -> int:
     """Shows everything that was ever done, the newest last."""
     entries = _opened(given).history()
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in ("", "when", "what", "task", "accuracy", "bytes", ""):
-        table.add_column(title, justify="right" if title in ("", "accuracy", "bytes") else "left")
+    made = _made(entries)
+    head = made[entries[0].version]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    for title in ("", "when (UTC)", "what", "task", "accuracy", "bytes", ""):
+        table.add_column(title, justify="right" if title in ("", "accuracy", "bytes") else "left", no_wrap=True)
     for entry in reversed(entries):
         found = entry.report
         accuracy = f"{found['accuracy']:.1%}" if found.get("accuracy") is not None else ""
         nbytes = size(found["nbytes"]) if "nbytes" in found else ""
-        now = "answers" if entry.version == entries[0].version and entry is _latest(entries) else ""
-        what = entry.event if entry.base is None or entry.candidate else f"{entry.event} (to {entry.base})"
-        table.add_row(str(entry.number), entry.when, what, escape(str(found.get("task", ""))), accuracy, nbytes, now)
+        what = {"promoted": f"promoted {entry.base}", "rolled back": f"rolled back to {entry.base}"}.get(
+            entry.event, entry.event
+        )
+        when, task = entry.when[:16].replace("T", " "), escape(str(found.get("task", "")))
+        table.add_row(str(entry.number), when, what, task, accuracy, nbytes, "answers" if entry.number == head else "")
     console.print(table)
     if "json" in given:
-        print(json.dumps([entry.to_json() for entry in entries]))
+        print(json.dumps({"head": head, "versions": _versions(entries, made)}))
     return 0
 
 
-def _latest(entries: Sequence[Entry]) -> Entry:
-    """The entry that made the version that answers."""
-    return next(
-        entry
-        for entry, before in zip(entries, [*entries[1:], None], strict=True)
-        if before is None or before.version != entry.version
-    )
+def _made(entries: Sequence[Entry]) -> dict[str, int]:
+    """The number of the entry that made each version, by the version's name."""
+    made = dict[str, int]()
+    for entry in reversed(entries):
+        made.setdefault(entry.candidate or entry.version, entry.number)
+    return made
+
+
+def _versions(entries: Sequence[Entry], made: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Every version that was made, oldest first, with the one that it was made from and all that was found."""
+    by_number = {entry.number: entry for entry in entries}
+    out = []
+    for number in sorted(made.values()):
+        entry = by_number[number]
+        parent = made[by_number[number - 1].version] if number else None
+        verdict = entry.report.get("verdict", entry.event)
+        said = {"version": number, "name": entry.report.get("task", ""), "verdict": verdict, "parent": parent}
+        out.append(said | {"when": entry.when, "software": entry.software, "report": entry.report})
+    return out
 
 
 def _promote(given: Given, console: Console) -> int:
@@ -269,6 +294,14 @@ def _done(given: Given, console: Console, entry: Entry) -> int:
     return 0
 
 
+def _exams(given: Given) -> dict[str, Path]:
+    """Exams by the name of their task, as they are given."""
+    pairs = [word.partition("=") for word in given.get("exam", [])]
+    if wrong := [name for name, equals, data in pairs if not (name and equals and data)]:
+        raise Refused(f"--exam {wrong[0]!r} is no exam; write NAME=DATA, as in --exam orchids=exam.npz")
+    return {name: Path(data) for name, _, data in pairs}
+
+
 def _whole(text: str) -> int:
     if not text.isdecimal():
         raise Refused(f"{text!r} is no number of an entry; see perdure learner history")
@@ -281,6 +314,9 @@ def _show(console: Console, report: Report) -> None:
     exam = "no exam" if report.accuracy is None else f"{report.accuracy:.1%} on its exam of {report.asked}"
     given = "" if report.given in (None, report.accuracy) else f" ({report.given:.1%} with its name given)"
     console.print(f"{learned}, {exam}{given}", markup=False)
+    if report.looked:
+        like = f", most like {report.like}" if report.like else ""
+        console.print(f"before, it looked {report.looked}: {report.fit:.0%} of it fitted{like}", markup=False)
     _changed(console, report.changes, "before")
     for note in report.notes:
         console.print(f"note: {note}", markup=False)

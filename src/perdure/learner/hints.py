@@ -58,7 +58,7 @@ def record(kind: type[T], plain: Any) -> T:
     """
     if not isinstance(plain, dict):
         raise Refused(f"it is a {type(plain).__name__}")
-    known = _hints(kind)
+    known = _hints(kind)  # type: ignore[arg-type]  # a class can be hashed
     for name, value in plain.items():
         if name not in known:
             raise Refused(f"it holds {name[:80]!r}, which is unknown")

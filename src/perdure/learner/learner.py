@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +29,7 @@ from perdure.learner.policy import Change, Policy, changes, objections
 from perdure.learner.pool import Pool
 from perdure.learner.settings import NUMBERS, Scaling, Settings
 from perdure.learner.update import Lesson, answered, examined, lesson, projected, relation_of, shown, updated, without
-from perdure.learner.version import KINDS, NAME, Branch, Label, Version, is_name
+from perdure.learner.version import KINDS, NAME, Branch, Label, Version, is_name, numbered
 from perdure.options import method_class
 from perdure.rng import fold
 from perdure.store import ASIDE, JSON, locked, parse, refusing, save_state
@@ -60,6 +62,9 @@ class Report:
         nbytes: of the version, examples and all.
         seconds: spent on learning, on exams (and on a look at the examples before), and on the rest.
         notes: what else there is to know.
+        row: of R: the accuracy on every exam that was asked, by task.
+        components: bytes of what the method keeps for inputs of this kind, by part, and of examples.
+        data: fingerprint of what was given.
     """
 
     number: int
@@ -77,6 +82,9 @@ class Report:
     nbytes: int
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+    row: dict[str, float] = field(default_factory=dict)
+    components: dict[str, int] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -152,6 +160,7 @@ class Learner:
         size: int = Settings.size,
         ids: bool = Settings.ids,
         seed: int = Settings.seed,
+        store_no_data: bool = Settings.store_no_data,
         options: dict[str, Any] | None = None,
     ) -> Learner:
         """Makes a learner in a new or empty folder; arguments as in `Settings` and `Policy`.
@@ -159,7 +168,7 @@ class Learner:
         Raises:
             Refused: the folder holds something, or an argument cannot be used.
         """
-        settings = Settings(method, net, scaling, keep, exam, size, ids, seed, options or {})
+        settings = Settings(method, net, scaling, keep, exam, size, ids, seed, store_no_data, options or {})
         if byte_budget is not None:
             policy = replace(policy, byte_budget=byte_budget)
         ledger = Ledger(folder := Path(folder))
@@ -199,6 +208,7 @@ class Learner:
         *,
         validation: float | Any = 0.2,
         label: str | None = None,
+        exams: Mapping[str, Any] = {},
         promote: bool = True,
         watch: Callable[[Progress], None] = lambda progress: None,
     ) -> Report:
@@ -210,6 +220,7 @@ class Learner:
             validation: the share of every class that is held back for the task's exam, or the exam's own data. A class
                 of one example keeps it for training.
             label: the column of labels in a table.
+            exams: your own of old tasks, by name, where none is stored: their answers before and after are compared.
             promote: let the policy decide; otherwise the candidate waits for `promote`.
             watch: called with the progress of learning.
 
@@ -229,14 +240,17 @@ class Learner:
             it = lesson(self.ledger.blobs, now.version, name, given, asked, self.settings, key)
             method = self._cut(self.settings.suited(it.branch.signature.shape), len(it.fresh.y) + len(it.again.y))
             self._check_lesson(it, method)
+            brought = self._brought(exams, now.version, label)
             with self.setting.applied(method.net), watching(watch):
                 self._check_budget(it, method, head, key)
                 looking = time.perf_counter()
-                looks, like = relation_of(method, it.branch, it.fresh, key) if it.branch.tasks else (None, "")
+                known = any(usual.limit < inf for usual in it.branch.usual.values())
+                looks, like = relation_of(method, it.branch, it.fresh, key) if known else (None, "")
+                before = self._rights(method, it.branch, brought) if it.branch.tasks else {}
                 looked = time.perf_counter() - looking
-                outcome = updated(method, self.ledger.blobs, it, self.settings, key, now.device)
+                outcome = updated(method, self.ledger.blobs, it, self.settings, key, now.device, brought)
             stored, size = self.archive.write(now.version.with_(outcome.branch))
-            changed = changes(it.branch.rights, outcome.rights)
+            changed = changes(before, outcome.rights)
             reasons = objections(self.policy, changed, size)
             if not promote:
                 reasons = (*reasons, "it waits to be promoted")
@@ -258,6 +272,9 @@ class Learner:
                 nbytes=size,
                 seconds=spent | {"rest": time.perf_counter() - begun - sum(spent.values())},
                 notes=self._notes(own.mean() if len(own) else None, outcome.given),
+                row={task: round(float(right.mean()), 4) for task, right in outcome.rights.items() if len(right)},
+                components=tree.components(outcome.branch.state) | {"examples": kept_bytes(outcome.branch)},
+                data=fingerprint(given),
             )
             if reasons:
                 self.ledger.append("kept back", head, candidate=stored, base=head.number, report=report.to_json())
@@ -310,16 +327,26 @@ class Learner:
         doubts, *tasks = map(torch.from_numpy, parts)
         return relation(doubts, tasks[0] if tasks else None, branch.usual)
 
-    def check(self) -> Check:
-        """Reads everything there is, and asks every exam of the version that answers again."""
+    def check(self, exams: Mapping[str, Any] = {}, *, label: str | None = None) -> Check:
+        """Reads everything there is, and asks every exam of the version that answers again.
+
+        Args:
+            exams: your own of tasks that have none stored, by name: compared with the accuracy that was found last.
+            label: the column of labels in a table.
+
+        Raises:
+            Refused: an exam that was brought cannot be asked.
+        """
         problems, notes = self.archive.problems()
         tasks: dict[str, Change] = {}
         if not problems:
             now = self._load()
+            brought = self._brought(exams, now.version, label)
             for branch, method in zip(now.version.branches, now.methods, strict=True):
                 with self.setting.applied(method.net):
-                    again = examined(method, self.ledger.blobs, branch, self.settings.ids)
+                    again = examined(method, self.ledger.blobs, branch, self.settings.ids, brought)
                 tasks |= changes(branch.rights, {name: found.right for name, found in again.items()})
+                tasks |= self._since({name: found.right for name, found in again.items() if name in brought})
             for reason in objections(replace(self.policy, byte_budget=None), tasks, 0):
                 problems.append(f"{reason}: it is answered otherwise than when this version was made")
             if any(change.flips or change.gains for change in tasks.values()):
@@ -393,8 +420,11 @@ class Learner:
             if home is None:
                 raise unknown("task", name, now.version.tasks)
             method = self.settings.suited(home.signature.shape)
-            with self.setting.applied(method.net):
-                branch = without(method, self.ledger.blobs, home, name, self.settings.ids)
+            try:
+                with self.setting.applied(method.net):
+                    branch = without(method, self.ledger.blobs, home, name, self.settings.ids)
+            except Refused as error:
+                raise Refused(f"{error}{self._before(name)}") from error
             stored, _ = self.archive.write(now.version.with_(branch))
             entry = self.ledger.append("forgotten", head, version=stored, report={"task": name})
             return self.archive.prune(entry, 1)[0] if purge else entry
@@ -446,6 +476,40 @@ class Learner:
                 x = examples.take(rows).x.to(now.device)
                 said.append(say(branch, answered(method, ready, branch, x, id)))
         return branch, [torch.cat(parts).cpu().numpy() for parts in zip(*said, strict=True)]
+
+    def _brought(self, exams: Mapping[str, Any], version: Version, label: str | None) -> dict[str, Pool]:
+        """Exams that a user brings for tasks that have none stored."""
+        out = {}
+        for name, data in exams.items():
+            if (branch := version.branch_of(name)) is None:
+                raise unknown("task", name, version.tasks)
+            if version.tasks[name].exam:
+                raise Refused(f"{name} has an exam of its own; only tasks without one take one that is brought")
+            given = aligned(self._given(data, label), branch.signature)
+            labels, y = numbered(branch.labels, given.y) if given.y is not None else ((), torch.empty(0))
+            if given.signature != branch.signature or labels != branch.labels:
+                raise Refused(f"the exam of {name} must be {branch.signature}, and ask labels that were learned")
+            out[name] = Pool(given.x, y)
+        return out
+
+    def _rights(self, method: Method, branch: Branch, brought: Mapping[str, Pool]) -> dict[str, Array]:
+        """Which of its exams a branch answers rightly: as it was found, and those that are brought now."""
+        own = [task for task in branch.tasks if task.name in brought]
+        if not own:
+            return branch.rights
+        asked = examined(method, self.ledger.blobs, branch, self.settings.ids, brought)
+        return branch.rights | {task.name: asked[task.name].right for task in own}
+
+    def _since(self, rights: Mapping[str, Array]) -> dict[str, Change]:
+        """What happened to tasks since an exam of theirs was last asked, as far as two accuracies tell."""
+        out, entries = dict[str, Change](), list(self.ledger.entries()) if rights else []
+        for entry in entries:
+            if entry.candidate and entry.candidate != entries[0].version:
+                continue  # it never answered, or does not now
+            for name in (rights.keys() & entry.report.get("row", {}).keys()) - out.keys():
+                before, now = float(entry.report["row"][name]), float(rights[name].mean())
+                out[name] = Change(before, now, max(0.0, before - now), max(0.0, now - before), len(rights[name]))
+        return out
 
     def _read_settings(self, head: Entry) -> tuple[Settings, Policy]:
         """What the learner was made with."""
@@ -554,11 +618,48 @@ class Learner:
         hint = "name the task when you ask, or take a method that tells such tasks apart"
         return (f"{accuracy:.0%} of its exam is answered rightly without its name, and {given:.0%} with it: {hint}",)
 
+    def _before(self, name: str) -> str:
+        """Where to go back to, to be rid of a task."""
+        with_it = None
+        for entry in self.ledger.entries():
+            try:
+                if name not in self.archive.read(entry.version).tasks:
+                    break
+            except Refused:  # pruned
+                return ""
+            with_it = entry
+        else:
+            return ""
+        return f": perdure learner rollback {self.folder} {entry.number}" if with_it else ""
+
     def _entry(self, entries: list[Entry], number: int) -> Entry:
         """The entry of that number."""
         if not 0 <= number < len(entries):
             raise Refused(f"there is no entry {number}; the history has 0 to {len(entries) - 1}")
         return entries[len(entries) - 1 - number]
+
+
+def kept_bytes(branch: Branch) -> int:
+    """Bytes of the stored examples of a branch."""
+    return sum(task.nbytes for task in branch.tasks)
+
+
+def fingerprint(given: Given) -> dict[str, Any]:
+    """What data was given, as far as it can be told without keeping any of it."""
+    x, n = given.x, given.x.shape[0]
+    whole = isinstance(x, Tensor)
+    rows = np.arange(n) if whole else np.unique(np.linspace(0, n - 1, min(n, BATCH)).round().astype(np.int64))
+    content = hashlib.sha256()
+    for block in np.array_split(rows, max(1, len(rows) // BATCH)):
+        content.update(torch.as_tensor(x[block]).contiguous().numpy().tobytes())
+    labels, counts = np.unique(given.y if given.y is not None else [], return_counts=True)
+    return {
+        "examples": n,
+        "kind": str(given.signature),
+        "labels": {str(label): int(count) for label, count in zip(labels, counts, strict=True)},
+        "sha256": content.hexdigest(),
+        "hashed": len(rows),
+    }
 
 
 def _labels(answer: Answer) -> Tensor:

@@ -11,15 +11,20 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
+import numpy as np
+import torch
+
+from perdure import __version__
 from perdure.contract import Refused
-from perdure.learner.hints import record
+from perdure.learner.hints import fits, record
 from perdure.store import ASIDE, JSON, Blobs, parse, read, write
 
 FORMAT = 1
 HEAD = "HEAD"
 SHORT = 100  # bytes of HEAD at most: it holds one name
+FOUND = {"task": str, "verdict": str, "accuracy": float, "nbytes": int, "row": dict[str, float]}  # and read again
 Event = Literal["created", "learned", "kept back", "promoted", "rolled back", "forgotten", "pruned"]
 
 
@@ -38,6 +43,7 @@ class Entry:
         base: number of the entry whose version a candidate was made from.
         versions: of all there are, those that a pruning has left; None elsewhere.
         report: what was found, as plain JSON.
+        software: versions of what wrote it.
         name: its own, which is not among what it holds.
     """
 
@@ -51,11 +57,17 @@ class Entry:
     base: int | None = None
     versions: list[str] | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    software: dict[str, str] = field(default_factory=dict)
     name: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return asdict(self)
+
+
+def software() -> dict[str, str]:
+    """Versions of what decides the bits of an answer."""
+    return {"perdure": __version__, "torch": torch.__version__, "numpy": np.__version__}
 
 
 class Ledger:
@@ -98,7 +110,10 @@ class Ledger:
                 "use the version of perdure that wrote it"
             )
         try:
-            return replace(record(Entry, plain), name=name)
+            entry = replace(record(Entry, plain), name=name)
+            if wrong := [word for word, kind in FOUND.items() if not fits(entry.report.get(word), Optional[kind])]:
+                raise Refused(f"its report has no {wrong[0]}")
+            return entry
         except Refused as error:
             raise Refused(f"the ledger of {self.folder} is damaged: {name} is no entry: {error}") from error
 
@@ -133,7 +148,7 @@ class Ledger:
         inherited = {} if after is None else {"settings": after.settings, "version": after.version}
         parent, number = ("", 0) if after is None else (after.name, after.number + 1)
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = Entry(number=number, event=event, when=when, parent=parent, **inherited | what)
+        entry = Entry(number=number, event=event, when=when, parent=parent, software=software(), **inherited | what)
         plain = {"format": FORMAT, **asdict(entry)}
         del plain["name"]
         name = self.blobs.put(json.dumps(plain, allow_nan=False).encode())
@@ -145,7 +160,7 @@ class Ledger:
         needed = needed.union(*({entry.name, entry.settings} for entry in self.entries()))
         freed = 0
         for path in self.blobs.folder.iterdir():
-            if path.name not in needed:
+            if path.name not in needed and (path.is_symlink() or not path.is_dir()):
                 freed += path.lstat().st_size
                 path.unlink()
         (self.folder / (HEAD + ASIDE)).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from perdure.datasets.base import stratified
 from perdure.datasets.npz import Array
 from perdure.rng import permutation
 from perdure.store import Blobs, load_state, save_state
+
+SMALL = 1 << 26  # numbers that examples may have to be brought into memory as a whole
 
 
 class Joined:
@@ -85,6 +88,11 @@ class Pool(NamedTuple):
     def held(self) -> Pool:
         """The same in memory."""
         return self if isinstance(self.x, Tensor) else Pool(torch.as_tensor(self.x[np.arange(len(self.y))]), self.y)
+
+    def held_if_small(self) -> Pool:
+        """The same in memory, if they have at most `SMALL` numbers: then each is read once, and not at every step."""
+        shape = self.x.shape
+        return self.held() if len(self.y) and prod(shape) <= SMALL else self
 
     def write(self, blobs: Blobs) -> tuple[str, int]:
         """Stores them; their name, empty for none at all, and bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import NoneType
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ class Settings:
         size: pixels a side to which images are brought.
         ids: exams say which task an input is of, as those who ask then must.
         seed: of everything random.
+        store_no_data: no example is ever written: exams are held back, asked and thrown away, or are your own.
         options: of the method and its fitting, by name: {"fit.steps": 500, "method.outputs": 50}.
     """
 
@@ -48,6 +50,7 @@ class Settings:
     size: int = 64
     ids: bool = False
     seed: int = 0
+    store_no_data: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,7 +66,22 @@ class Settings:
                 raise Refused(f"unknown option {name[:TEXT]!r}; options are called as in fit.steps and method.outputs")
             if not isinstance(value, (str, int, float, NoneType)) or len(str(value)) > TEXT:
                 raise Refused(f"{name[:TEXT]} must be a number, or text of at most {TEXT} characters")
+        if self.store_no_data and method_class(self.method).rehearses:
+            raise Refused(f"{self.method} keeps examples in its state; with store_no_data take one that does not")
         self.numbers((1, 64, 64))
+
+    def __hash__(self) -> int:
+        return hash((self.method, self.net, *self.options))
+
+    @property
+    def kept(self) -> int:
+        """Examples of each class that are stored, to be learned again."""
+        return 0 if self.store_no_data else self.keep
+
+    @property
+    def asked(self) -> int:
+        """Examples of an exam that are stored."""
+        return 0 if self.store_no_data else self.exam
 
     def suited(self, shape: tuple[int, ...]) -> Method:
         """The method for inputs of a shape; its head grows as labels come.
@@ -82,15 +100,7 @@ class Settings:
         Raises:
             Refused: as `suited`.
         """
-        with refusing(f"net {self.net!r} cannot be made so for inputs of shape {shape}"), torch.device("meta"):
-            method = self.made(shape)
-            net = with_outputs(method.net, method.fit, max(1, getattr(method, "outputs", 1)))
-            made = list(net.parameters())
-            for layer in net.modules():
-                layer.register_forward_hook(lambda _, __, out: made.append(out))
-            net.eval()(torch.zeros(1, *shape))
-            state = [leaf for _, leaf in tree.leaves(method.init(0)) if isinstance(leaf, Tensor)]
-        if (size := max(sum(part.numel() for part in parts) for parts in (made, state))) > NUMBERS:
+        if (size := _numbers(self, shape)) > NUMBERS:
             raise Refused(
                 f"net {self.net!r} with {self.method} takes {size:,} numbers for inputs of shape {shape}; at most "
                 f"{NUMBERS:,} may be asked for"
@@ -114,3 +124,17 @@ class Settings:
         fit = for_scenario(method.fit, Scenario.GNU)
         fit = replace(fit, head=probe(method.net, fit, torch.zeros(1, *shape)))
         return method.with_(net=with_outputs(method.net, fit, 0), fit=fit)
+
+
+@lru_cache(64)
+def _numbers(settings: Settings, shape: tuple[int, ...]) -> int:
+    """The same, also where they are too many."""
+    with refusing(f"net {settings.net!r} cannot be made so for inputs of shape {shape}"), torch.device("meta"):
+        method = settings.made(shape)
+        net = with_outputs(method.net, method.fit, max(1, getattr(method, "outputs", 1)))
+        made = list(net.parameters())
+        for layer in net.modules():
+            layer.register_forward_hook(lambda _, __, out: made.append(out))
+        net.eval()(torch.zeros(1, *shape))
+        state = [leaf for _, leaf in tree.leaves(method.init(0)) if isinstance(leaf, Tensor)]
+    return max(sum(part.numel() for part in parts) for parts in (made, state))

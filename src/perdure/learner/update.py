@@ -135,10 +135,10 @@ def lesson(
     return Lesson(
         branch._replace(labels=labels),
         known._replace(classes=classes),
-        fresh,
+        fresh.held_if_small(),
         fresh.pick(torch.arange(0)) if kept is None else kept.weighed(fresh),
         exam if before is None else before.join(exam),
-        fresh.join(kept).few(settings.keep, fold(key, "keep")),
+        fresh.join(kept).few(settings.kept, fold(key, "keep")),
     )
 
 
@@ -179,11 +179,13 @@ def ask(method: Method, ready: Any, branch: Branch, pool: Pool, id: TaskId | Non
     return Asked(torch.cat([nothing.bool(), *right]).numpy(), torch.cat([nothing, *doubts]), found)
 
 
-def examined(method: Method, blobs: Blobs, branch: Branch, ids: bool, but: str = "") -> dict[str, Asked]:
-    """What a branch answers to the stored exam of each task, of all but one."""
+def examined(
+    method: Method, blobs: Blobs, branch: Branch, ids: bool, brought: Mapping[str, Pool], but: str = ""
+) -> dict[str, Asked]:
+    """What a branch answers to the exam of each task, of all but one: to the stored one, or one that is brought."""
     ready, none = method.ready(branch.state), Pool(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     return {
-        task.name: ask(method, ready, branch, exam or none, task.id if ids else None)
+        task.name: ask(method, ready, branch, exam or brought.get(task.name, none), task.id if ids else None)
         for task in branch.tasks
         if task.name != but
         for exam in [read_pool(blobs, task.exam, branch.signature.shape, task.classes, task.asked)]
@@ -192,7 +194,7 @@ def examined(method: Method, blobs: Blobs, branch: Branch, ids: bool, but: str =
 
 def judged(branch: Branch, asked: Mapping[str, Asked]) -> Branch:
     """The branch with what its exams show: which answers are right, and what doubt is usual."""
-    tasks = [asked[task.name] for task in branch.tasks]
+    tasks = [asked[task.name].pick(torch.arange(task.asked)) for task in branch.tasks]  # without what was brought
     own = [torch.full((len(found.right),), task.index) for task, found in zip(branch.tasks, tasks, strict=True)]
     taken = [found.task for found in tasks if found.task is not None]
     usual = calibrate(
@@ -234,9 +236,19 @@ def projected(method: Method, lesson: Lesson, settings: Settings, key: int, devi
 
 
 def updated(
-    method: Method, blobs: Blobs, lesson: Lesson, settings: Settings, key: int, device: torch.device
+    method: Method,
+    blobs: Blobs,
+    lesson: Lesson,
+    settings: Settings,
+    key: int,
+    device: torch.device,
+    brought: Mapping[str, Pool],
 ) -> Outcome:
-    """Learns a lesson and asks all exams of its branch; writes the examples that are to be kept."""
+    """Learns a lesson and asks all exams of its branch; writes the examples that are to be kept.
+
+    Args:
+        brought: exams of tasks that have none stored.
+    """
     state, begun = first_state(method, lesson.branch, settings.seed, device), time.perf_counter()
     state, _ = method.learn(state, lesson.task, key)
     learned = time.perf_counter()
@@ -244,10 +256,10 @@ def updated(
     ready, exam = method.ready(state), lesson.exam
     given = ask(method, ready, branch, exam, known.id)
     own = given if settings.ids else ask(method, ready, branch, exam, None)
-    others = examined(method, blobs, branch, settings.ids, known.name)
-    answered = time.perf_counter()
+    others = examined(method, blobs, branch, settings.ids, brought, known.name)
+    done = time.perf_counter()
 
-    rows = exam._replace(x=torch.arange(len(exam.y))).few(cap(settings.exam, exam.y), fold(key, "cap")).x
+    rows = exam._replace(x=torch.arange(len(exam.y))).few(cap(settings.asked, exam.y), fold(key, "cap")).x
     (exam_name, exam_bytes), (kept_name, kept_bytes) = exam.pick(rows).write(blobs), lesson.kept.write(blobs)
     known = known._replace(exam=exam_name, asked=len(rows), kept=kept_name, nbytes=exam_bytes + kept_bytes)
     place = next((i for i, task in enumerate(branch.tasks) if task.name == known.name), len(branch.tasks))
@@ -258,12 +270,14 @@ def updated(
         {name: found.right for name, found in (others | {known.name: own}).items()},
         float(given.right.mean()) if len(given.right) else None,
         learned - begun,
-        answered - learned,
+        done - learned,
     )
 
 
 def cap(most: int, y: Tensor) -> int:
-    """How many of each class make an exam of about `most` examples of labels y (n,); at least one."""
+    """How many of each class make an exam of about `most` examples of labels y (n,): at least one, or none at all."""
+    if not most:
+        return 0
     return max(1, most // max(1, len(y.unique()))) if len(y) > most else max(1, len(y))
 
 
@@ -281,5 +295,26 @@ def without(method: Method, blobs: Blobs, branch: Branch, name: str, ids: bool) 
         forgotten = method.forget(branch.state, task.index)
     used = torch.cat([other.classes for other in tasks])
     labels = tuple(label if bool((used == number).any()) else None for number, label in enumerate(branch.labels))
-    branch = branch._replace(state=forgotten, tasks=tasks, labels=labels)
-    return judged(branch, examined(method, blobs, branch, ids))
+    after = branch._replace(state=forgotten, tasks=tasks, labels=labels)
+    same_answers(method, blobs, branch, after)
+    return judged(after, examined(method, blobs, after, ids, {}))
+
+
+def same_answers(method: Method, blobs: Blobs, before: Branch, after: Branch) -> int:
+    """How many examples of the exams of all tasks of `after` both branches answer with the same bits, the task given.
+
+    Raises:
+        Refused: an answer is another.
+    """
+    ready, count = (method.ready(before.state), method.ready(after.state)), 0
+    for task in after.tasks:
+        pool = read_pool(blobs, task.exam, after.signature.shape, task.classes, task.asked)
+        if pool is None:
+            continue
+        for rows in torch.arange(len(pool.y)).split(BATCH):
+            x = shown(after, pool).take(rows).x.to(device_of(after.state))
+            logits = [answered(method, each, before, x, task.id).logits for each in ready]
+            if not torch.equal(*logits):
+                raise Refused(f"without it {task.name} would be answered otherwise; nothing was changed")
+        count += len(pool.y)
+    return count

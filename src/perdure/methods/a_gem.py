@@ -95,6 +95,7 @@ class AGEM(Method):
 
     scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})  # a memory is filled where a task ends
     memory: ClassVar = "task"
+    rehearses: ClassVar = True
     states: ClassVar = (AGEMState, Model, Memory, Scale)
     off: ClassVar = {"per_class": 0}
 

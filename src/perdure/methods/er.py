@@ -45,6 +45,7 @@ class ER(Method):
 
     slots: int = 1000
 
+    rehearses: ClassVar = True
     states: ClassVar = (ERState, Model, Memory, Scale)
     off: ClassVar = {"slots": 0}
 

@@ -44,6 +44,7 @@ class Joint(Method):
 
     scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})
     memory: ClassVar = "data"
+    rehearses: ClassVar = True
     states: ClassVar = (JointState, Model, Memory, Scale)
 
     def init(self, key: int, background: Examples | None = None) -> JointState:

@@ -83,7 +83,7 @@ class Replay:
 
     def __init__(self, memory: Memory, examples: Examples, descent: Descent, key: int) -> None:
         self.slots, self.seen, self.n, self.offered = len(memory.labels), memory.seen, len(examples), 0
-        self.device, self.home, self.key = descent.device, examples.labels.device, fold(key, "replay")
+        self.device, self.home, self.key = descent.device, examples.labels.device, key
         self.size, _ = length(descent.fit, self.n)
         self.block = self.size * max(1, BLOCK // (self.size * max(1, memory.x[0].numel())))
         old = Arrays(memory.x.to(self.home), memory.labels.to(self.home), memory.scale)
@@ -100,17 +100,18 @@ class Replay:
         last = self.writes[torch.searchsorted(self.writes, slots * self.n + before) - 1]
         return torch.where(last // self.n == slots, self.slots + self.arrived[last % self.n], slots)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, draw: str = "replay") -> Iterator[Batch]:
         """A batch beside each of the task's, for ever: as many exemplars, drawn alike and with replacement.
 
-        x (B, ...) scaled, y (B,) targets, rows (B,) of the pool; none of them while the memory is empty.
+        x (B, ...) scaled, y (B,) targets, rows (B,) of the pool; none of them while the memory is empty. Draws of
+        another name are independent.
         """
-        size = self.size
+        key, size = fold(self.key, draw), self.size
         for epoch in count():
             for places in torch.arange(self.n).split(self.block):
                 before = places // size * size if epoch == 0 else torch.full_like(places, self.n)
                 full = (self.seen + before).clamp_(max=self.slots)
-                slots = integers(self.key, full, len(places), start=epoch * self.n + int(places[0]))
+                slots = integers(key, full, len(places), start=epoch * self.n + int(places[0]))
                 rows = self.held(slots, before)
                 x, y = self.pool.take(rows.to(self.home)).x.to(self.device), self.targets[rows]
                 parts = (part.split(size) for part in (x, y, rows))
