@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 
-from perdure.learner import Learner
+from perdure import Learner
 
 OUT = Path("runs/own-data")
 SHAPES = {"circle": 40, "square": 4, "triangle": 3}  # how many corners each is drawn with

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 
-from perdure.learner import Learner, Policy
+from perdure import Learner, Policy
 
 TASKS = 5
 Data = tuple[np.ndarray, np.ndarray]

@@ -180,3 +180,10 @@ def test_a_smoke_test_measures_and_draws_everything(name: str) -> None:
 def test_an_unknown_figure_names_the_nearest() -> None:
     with pytest.raises(Refused, match=r"unknown figure 'plain'; did you mean plane\?"):
         figures.module("plain")
+
+
+@pytest.mark.parametrize("name", ["learner", "novelty"])
+def test_the_tutorial_has_the_tables_that_are_stored(name: str) -> None:
+    entry = figures.stored(name)
+    assert entry is not None
+    assert figures.module(name).table(entry["numbers"]) in (ROOT / "docs" / "own-data.md").read_text()

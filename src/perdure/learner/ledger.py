@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from perdure.store import ASIDE, JSON, Blobs, parse, read, write
 FORMAT = 1
 HEAD = "HEAD"
 SHORT = 100  # bytes of HEAD at most: it holds one name
-FOUND = {"task": str, "verdict": str, "accuracy": float, "nbytes": int, "row": dict[str, float]}  # and read again
+FOUND = {"task": str, "verdict": str, "accuracy": float, "nbytes": int, "row": dict[str, float]}  # and is read again
 Event = Literal["created", "learned", "kept back", "promoted", "rolled back", "forgotten", "pruned"]
 
 
@@ -111,8 +111,9 @@ class Ledger:
             )
         try:
             entry = replace(record(Entry, plain), name=name)
-            if wrong := [word for word, kind in FOUND.items() if not fits(entry.report.get(word), Optional[kind])]:
-                raise Refused(f"its report has no {wrong[0]}")
+            for word, kind in FOUND.items():
+                if (said := entry.report.get(word)) is not None and not fits(said, kind):
+                    raise Refused(f"the {word} of its report is a {type(said).__name__}")
             return entry
         except Refused as error:
             raise Refused(f"the ledger of {self.folder} is damaged: {name} is no entry: {error}") from error

@@ -31,8 +31,8 @@ class Settings:
     Args:
         method: by name; see perdure list methods.
         net: mlp:300-100, bn-mlp:300-100, conv:16-32, resnet18:20, resnet50:64, or linear.
-        scaling: one mean and one deviation over all columns; of each column (tasks are then harder to tell apart); or
-            none. Found on the first task of its kind of inputs, and kept.
+        scaling: one mean and one deviation over all columns; of each column (tasks are then harder to tell apart),
+            where inputs have columns; or none. Found on the first task of its kind of inputs, and kept.
         keep: examples of each class that are kept, so that a task can be learned again with more data; 0 keeps none.
         exam: the most examples of a task that are held back for its exam.
         size: pixels a side to which images are brought.

@@ -77,19 +77,16 @@ def shown(branch: Branch, pool: Pool) -> Examples:
 
 
 def scaled(branch: Branch, how: Scaling, x: Any) -> Branch:
-    """The branch with a scale that is found on inputs x (N, ...); on a sample of those on disk.
+    """The branch with a scale that is found on inputs x (N, ...), on a sample of those on disk.
 
-    Raises:
-        Refused: columns are asked for where an input has none.
+    Inputs without columns have one scale, even where one for each column is asked for.
     """
     if how == "none":
         return branch
     sample = x if isinstance(x, Tensor) else torch.as_tensor(x[permutation(0, x.shape[0])[:BATCH].numpy()])
-    if how == "one":
+    if how == "one" or sample.ndim != 2:
         found = scale_of(sample, "standard")
         return branch._replace(shift=torch.tensor(found.shift), factor=torch.tensor(found.factor))
-    if sample.ndim != 2:
-        raise Refused(f"scaling columns is for tables, and an input has shape {tuple(sample.shape[1:])}; use one")
     deviation, mean = torch.std_mean(sample.double(), 0, correction=0)
     return branch._replace(shift=mean.float(), factor=deviation.where(deviation > 0, 1).reciprocal().float())
 
