@@ -48,6 +48,7 @@ def diagonal(
     classes: Tensor | None = None,
     limit: int | None = None,
     batch: int = 256,
+    factored: bool | None = None,
 ) -> dict[str, Tensor]:
     """The mean diagonal Fisher at a model, in evaluation mode: named, shaped and placed like `model.params`.
 
@@ -57,12 +58,13 @@ def diagonal(
         classes: (n,) labels whose logits compete; all of the head when not given.
         limit: at most so many examples, drawn without replacement; all of them when not given.
         batch: examples at once; changes speed and memory only.
+        factored: what `factors` says of the network, for whoever asks often.
 
     Raises:
         Refused: `empirical`, and the label of an example is not among those that compete.
     """
     rows, shown = opened(model, classes)
-    factored = factors(net, model, examples)
+    factored = factors(net, model, examples) if factored is None else factored
     if kind == "auto":
         kind, limit = ("exact", limit) if factored else ("sampled", limit or SAMPLES)
     places = chosen(examples, limit, key)
