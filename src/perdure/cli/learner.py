@@ -26,13 +26,15 @@ from perdure.cli.parser import Parser, add, parsed
 from perdure.contract import Refused, unknown
 from perdure.learner import Change, Entry, Explanation, Learner, Policy, Report
 from perdure.learner.intake import read
+from perdure.learner.intake.given import listed
 from perdure.learner.settings import Settings
-from perdure.options import Part, described, typed
+from perdure.options import FIT, Part, described, flag, method_class, of_method, typed
 from perdure.report.table import size
 from perdure.store import write
 
 Given = Mapping[str, Any]
 SHOWN = 10  # predictions that a terminal is shown
+TITLES = ("label", "task", "confidence", "fits")  # of what is said of each input
 SETTINGS, POLICY = Part("", Settings, ("options",)), Part("", Policy)
 DATA = "X, y in .npz, .npy, .csv or .parquet, or a folder with a sub-folder of images for each class"
 ARGUMENTS: dict[str, list[tuple[str, str]]] = {
@@ -95,6 +97,9 @@ def _parser(verb: str) -> Parser:
         for part in (SETTINGS, POLICY):
             for option in described(part):
                 add(parser, option)
+        parser.epilog = (
+            "Options such as --fit.steps are in: perdure run --help; such as --method.slots in: perdure show METHOD"
+        )
         return parser
     parser.add_argument("--wait", type=float, metavar="SECONDS", help="wait so long for another process that writes")
     parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda (default: cpu)")
@@ -130,7 +135,9 @@ def _create(given: Given, console: Console) -> int:
     settings, policy = typed(SETTINGS, given), typed(POLICY, given)
     options = {name: value for name, value in given.items() if "." in name}
     if strange := given.keys() - options.keys() - settings.keys() - policy.keys() - {"dir"}:
-        raise unknown("option", f"--{min(strange)}", _parser("create").known, "See: perdure learner create --help")
+        parts = (FIT, of_method(method_class(settings.get("method", Settings.method))))
+        known = [*_parser("create").known, *(flag(option.name) for part in parts for option in described(part))]
+        raise unknown("option", flag(min(strange)), known, "See: perdure learner create --help")
     learner = Learner.create(given["dir"], **settings, policy=Policy(**policy), options=options)
     made = f"{learner.settings.method} on {learner.settings.net}"
     console.print(f"made {learner.folder} ({made})\nnext: perdure learner learn {learner.folder} DATA", markup=False)
@@ -155,7 +162,7 @@ def _learn(given: Given, console: Console) -> int:
             promote="hold" not in given,
             watch=watch,
         )
-    _show(console, report)
+    _show(console, report, given["dir"])
     if "json" in given:
         print(json.dumps(report.to_json()))
     return 0 if report.verdict != "kept back" or "hold" in given else 1
@@ -175,7 +182,7 @@ def _explain(given: Given, console: Console) -> int:
     """Says of every input its label, its task, how sure that is, and whether it fits any known task."""
     said = _said(given)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in said._fields:
+    for title in TITLES:
         table.add_column(title, justify="right" if title == "confidence" else "left")
     for row in list(zip(*(part.tolist() for part in said), strict=True))[:SHOWN]:
         table.add_row(*(f"{part:.2f}" if isinstance(part, float) else escape(str(part)) for part in row))
@@ -195,7 +202,7 @@ def _said(given: Given) -> Explanation:
         names = read(path, labelled=False).names if path.is_dir() else ()
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
-        lines.writerow(["file" if names else "row", *said._fields])
+        lines.writerow(["file" if names else "row", *TITLES])
         parts = zip(*(part.tolist() for part in said), strict=True)
         lines.writerows([name, *row] for name, row in zip(names or range(len(said.labels)), parts, strict=True))
         write(Path(given["out"]), text.getvalue().encode())
@@ -230,11 +237,9 @@ def _history(given: Given, console: Console) -> int:
         found = entry.report
         accuracy = f"{found['accuracy']:.1%}" if found.get("accuracy") is not None else ""
         nbytes = size(found["nbytes"]) if "nbytes" in found else ""
-        what = {"promoted": f"promoted {entry.base}", "rolled back": f"rolled back to {entry.base}"}.get(
-            entry.event, entry.event
-        )
-        when, task = entry.when[:16].replace("T", " "), escape(str(found.get("task", "")))
-        table.add_row(str(entry.number), when, what, task, accuracy, nbytes, "answers" if entry.number == head else "")
+        when, task = _printed(entry.when[:16].replace("T", " ")), _printed(found.get("task") or "")
+        now = "answers" if entry.number == head else ""
+        table.add_row(str(entry.number), when, _event(entry), task, accuracy, nbytes, now)
     console.print(table)
     if "json" in given:
         print(json.dumps({"head": head, "versions": _versions(entries, made)}))
@@ -245,8 +250,21 @@ def _made(entries: Sequence[Entry]) -> dict[str, int]:
     """The number of the entry that made each version, by the version's name."""
     made = dict[str, int]()
     for entry in reversed(entries):
-        made.setdefault(entry.candidate or entry.version, entry.number)
+        for version in filter(None, (entry.version, entry.candidate)):
+            made.setdefault(version, entry.number)
     return made
+
+
+def _event(entry: Entry) -> str:
+    """What was done, and to which entry."""
+    return {"promoted": f"promoted {entry.base}", "rolled back": f"rolled back to {entry.base}"}.get(
+        entry.event, entry.event
+    )
+
+
+def _printed(text: str) -> str:
+    """Text of anyone's as a table may show it."""
+    return escape(text if text.isprintable() else repr(text))
 
 
 def _versions(entries: Sequence[Entry], made: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -264,18 +282,20 @@ def _versions(entries: Sequence[Entry], made: Mapping[str, int]) -> list[dict[st
 
 def _promote(given: Given, console: Console) -> int:
     """Lets a candidate that was kept back answer."""
-    return _done(given, console, _opened(given).promote(_whole(given["number"])))
+    learner = _opened(given)
+    return _done(given, console, learner, learner.promote(_whole(given["number"])))
 
 
 def _rollback(given: Given, console: Console) -> int:
     """Lets an older version answer again; the newer ones stay."""
-    to = given.get("number")
-    return _done(given, console, _opened(given).rollback(None if to is None else _whole(to)))
+    learner, to = _opened(given), given.get("number")
+    return _done(given, console, learner, learner.rollback(None if to is None else _whole(to)))
 
 
 def _forget(given: Given, console: Console) -> int:
     """Lets a version answer that never knew a task."""
-    return _done(given, console, _opened(given).forget(given["name"], purge="purge" in given))
+    learner = _opened(given)
+    return _done(given, console, learner, learner.forget(given["name"], purge="purge" in given))
 
 
 def _prune(given: Given, console: Console) -> int:
@@ -287,8 +307,10 @@ def _prune(given: Given, console: Console) -> int:
     return 0
 
 
-def _done(given: Given, console: Console, entry: Entry) -> int:
-    console.print(f"{entry.event}: entry {entry.number} in the history of {given['dir']}", markup=False)
+def _done(given: Given, console: Console, learner: Learner, entry: Entry) -> int:
+    """Says what was done, and what answers now."""
+    tasks = listed(learner.tasks) or "no task"
+    console.print(f"{_event(entry)}: {learner.folder} answers for {tasks} (entry {entry.number})", markup=False)
     if "json" in given:
         print(json.dumps(entry.to_json()))
     return 0
@@ -308,15 +330,16 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _show(console: Console, report: Report) -> None:
+def _show(console: Console, report: Report, folder: str) -> None:
     """What an update did."""
     learned = f"{report.task}: {report.examples} examples learned in {report.seconds['learn']:.1f} s"
     exam = "no exam" if report.accuracy is None else f"{report.accuracy:.1%} on its exam of {report.asked}"
     given = "" if report.given in (None, report.accuracy) else f" ({report.given:.1%} with its name given)"
     console.print(f"{learned}, {exam}{given}", markup=False)
     if report.looked:
-        like = f", most like {report.like}" if report.like else ""
-        console.print(f"before, it looked {report.looked}: {report.fit:.0%} of it fitted{like}", markup=False)
+        like = f"; most was taken for {report.like}" if report.like else ""
+        fitted = f"{report.fit:.0%} of it fitted what was known{like}"
+        console.print(f"before it was learned, it looked {report.looked}: {fitted}", markup=False)
     _changed(console, report.changes, "before")
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
@@ -324,6 +347,8 @@ def _show(console: Console, report: Report) -> None:
         console.print(f"kept back: {reason}", markup=False)
     where = "the version before still answers" if report.verdict == "kept back" else f"{size(report.nbytes)} in all"
     console.print(f"{report.verdict} (entry {report.number}); {where}", markup=False)
+    if report.verdict == "kept back":
+        console.print(f"to let it answer all the same: perdure learner promote {folder} {report.number}", markup=False)
 
 
 def _changed(console: Console, changes: Mapping[str, Change], before: str) -> None:

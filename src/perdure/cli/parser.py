@@ -11,7 +11,7 @@ from perdure.cli import Help
 from perdure.contract import Refused, unknown
 from perdure.options import Option, flag
 
-METAVARS = {"a whole number": "N", "a number": "X", "text": "TEXT"}
+METAVARS = {"a whole number": "N", "a number": "X", "text": "TEXT", "a whole number or text": "N|TEXT"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,8 +47,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Refuses; an unknown option is answered with the nearest."""
-        if wrong := re.fullmatch(r"argument (\S+): invalid int value: (.*)", message):
-            message = f"{wrong[1]} is {wrong[2]}; it must be a whole number"
+        if wrong := re.fullmatch(r"argument (\S+): invalid (int|float) value: (.*)", message):
+            message = f"{wrong[1]} is {wrong[3]}; it must be a {'whole ' if wrong[2] == 'int' else ''}number"
         _, _, extra = message.partition("unrecognized arguments: ")
         if extra.startswith("-"):
             raise unknown("option", extra.split()[0].partition("=")[0], self.known, f"See: {self.prog} --help")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -73,9 +73,21 @@ class Archive:
 
     def prune(self, head: Entry, versions: int) -> tuple[Entry, int]:
         """Deletes all but the newest versions that ever answered; the entry that says so, and the bytes that freed."""
-        kept = list(dict.fromkeys(entry.version for entry in self.ledger.entries()))[:versions]
+        kept = [name for entry, name in self.there() if name == entry.version][:versions]
         needed = set[str]().union(*map(self.files, kept))
         return self.ledger.append("pruned", head, versions=kept), self.ledger.sweep(needed)
+
+    def there(self) -> Iterator[tuple[Entry, str]]:
+        """Every version that no pruning has deleted, and the newest entry that has it; candidates among them."""
+        left: set[str] | None = None  # by the newest pruning; of what is older, only these are there
+        seen = set[str]()
+        for entry in self.ledger.entries():
+            for name in (entry.version, entry.candidate):
+                if name and name not in seen and (left is None or name in left):
+                    seen.add(name)
+                    yield entry, name
+            if left is None and entry.versions is not None:
+                left = set(entry.versions)
 
     def problems(self) -> tuple[list[str], list[str]]:
         """What is wrong with the files of the ledger and of every version, and what is odd and harms nothing."""
@@ -91,14 +103,9 @@ class Archive:
             if later < sooner
         ]
         sound, problems = set[str](), dict[str, int]()
-        left: set[str] | None = None  # by the newest pruning; of what is older, only these are there
-        for entry in entries:
-            for name in filter(None, (entry.version, entry.candidate)):
-                if left is None or name in left:
-                    try:
-                        self.check(name, sound)
-                    except Refused as error:
-                        problems.setdefault(str(error), entry.number)
-            if left is None and entry.versions is not None:
-                left = set(entry.versions)
+        for entry, name in self.there():
+            try:
+                self.check(name, sound)
+            except Refused as error:
+                problems.setdefault(str(error), entry.number)
         return [f"the version of entry {number}: {problem}" for problem, number in problems.items()], notes

@@ -176,12 +176,12 @@ class Learner:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Refused(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
+        ours = {LOCK, "blobs", HEAD, HEAD + ASIDE}  # what a creation that was killed may have left
+        if others := sorted(path.name for path in folder.iterdir() if path.name not in ours):
+            raise Refused(f"{folder} holds other files ({others[0]}); choose a new or an empty folder")
         with locked(folder / LOCK):
             if (folder / HEAD).exists():
                 raise Refused(f"{folder} holds a learner; open it, or choose another folder")
-            ours = {LOCK, "blobs", HEAD + ASIDE}  # what a creation that was killed may have left
-            if others := sorted(path.name for path in folder.iterdir() if path.name not in ours):
-                raise Refused(f"{folder} holds other files ({others[0]}); choose a new or an empty folder")
             plain = ledger.blobs.put(json.dumps({"settings": asdict(settings), "policy": asdict(policy)}).encode())
             version = save_state(ledger.blobs, Version()).name
             ledger.append("created", None, settings=plain, version=version)
@@ -366,19 +366,14 @@ class Learner:
 
         Args:
             to: the number of the entry after which things should be as they were; when not given, the version
-                before the one that answers.
+                before the one that answers, and before that one when asked again.
 
         Raises:
             Refused: there is no such entry, or its version was pruned.
         """
         with self._writing() as (head, _):
             entries = list(self.ledger.entries())
-            if to is None:
-                older = next((entry for entry in entries if entry.version != head.version), None)
-                if older is None:
-                    raise Refused("there is no older version to go back to")
-            else:
-                older = self._entry(entries, to)
+            older = self._older(entries) if to is None else self._entry(entries, to)
             self.archive.check(older.version)
             return self.ledger.append("rolled back", head, version=older.version, base=older.number)
 
@@ -632,6 +627,16 @@ class Learner:
             return ""
         return f": perdure learner rollback {self.folder} {entry.number}" if with_it else ""
 
+    def _older(self, entries: list[Entry]) -> Entry:
+        """The entry by which the version before the one that answers came to answer."""
+        at = _since(entries, 0)
+        while at + 1 < len(entries) and entries[at].event == "rolled back":
+            back = max(1, entries[at].number - (entries[at].base or 0))  # entries are one number apart
+            at = _since(entries, at + back)
+        if at + 1 == len(entries):
+            raise Refused("there is no older version to go back to")
+        return entries[_since(entries, at + 1)]
+
     def _entry(self, entries: list[Entry], number: int) -> Entry:
         """The entry of that number."""
         if not 0 <= number < len(entries):
@@ -660,6 +665,12 @@ def fingerprint(given: Given) -> dict[str, Any]:
         "sha256": content.hexdigest(),
         "hashed": len(rows),
     }
+
+
+def _since(entries: list[Entry], at: int) -> int:
+    """The place of the entry since which the version at a place had answered without a break; the newest come first."""
+    whose = (place for place in range(at, len(entries) - 1) if entries[place + 1].version != entries[at].version)
+    return next(whose, len(entries) - 1)
 
 
 def _labels(answer: Answer) -> Tensor:

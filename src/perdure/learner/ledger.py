@@ -90,7 +90,8 @@ class Ledger:
         except Refused as error:
             if (self.folder / HEAD).exists():
                 raise
-            there = "holds no learner (no HEAD)" if self.folder.is_dir() else "does not exist"
+            there = "is no folder" if self.folder.exists() else "does not exist"
+            there = "holds no learner (no HEAD)" if self.folder.is_dir() else there
             raise Refused(f"{self.folder} {there}; make one with: perdure learner create {self.folder}") from error
 
     def entry(self, name: str) -> Entry:

@@ -67,7 +67,9 @@ class Settings:
             if not isinstance(value, (str, int, float, NoneType)) or len(str(value)) > TEXT:
                 raise Refused(f"{name[:TEXT]} must be a number, or text of at most {TEXT} characters")
         if self.store_no_data and method_class(self.method).rehearses:
-            raise Refused(f"{self.method} keeps examples in its state; with store_no_data take one that does not")
+            raise Refused(
+                f"{self.method} keeps examples in its state; with store_no_data take a method that keeps none"
+            )
         self.numbers((1, 64, 64))
 
     def __hash__(self) -> int:

@@ -221,11 +221,21 @@ def first_state(method: Method, branch: Branch, seed: int, device: torch.device)
     return tree.to(method.init(fold(seed, "branch", *map(str, branch.signature))), device)
 
 
+def learned(method: Method, state: State, lesson: Lesson, key: int) -> State:
+    """The state after a lesson.
+
+    Raises:
+        Refused: it cannot be learned from this state, which may be that of a stranger.
+    """
+    with refusing(f"{lesson.known.name} cannot be learned"):
+        return method.learn(state, lesson.task, key)[0]
+
+
 def projected(method: Method, lesson: Lesson, settings: Settings, key: int, device: torch.device) -> int:
     """Bytes by which a version will grow, by a trial of a few steps: they hardly depend on how many."""
     state = first_state(method, lesson.branch, settings.seed, device)
     steps = replace(method.fit, steps=DRY, epochs=None)
-    after, _ = method.with_(fit=steps).learn(state, lesson.task, key)
+    after = learned(method.with_(fit=steps), state, lesson, key)
     old = tree.nbytes(state) if lesson.branch.tasks else 0
     pools = [pool for pool in (lesson.exam, lesson.kept) if len(pool.y)]
     new = sum(tree.nbytes(tuple(pool.pick(torch.arange(1)).held())) * len(pool.y) for pool in pools)
@@ -247,8 +257,7 @@ def updated(
         brought: exams of tasks that have none stored.
     """
     state, begun = first_state(method, lesson.branch, settings.seed, device), time.perf_counter()
-    state, _ = method.learn(state, lesson.task, key)
-    learned = time.perf_counter()
+    state, taught = learned(method, state, lesson, key), time.perf_counter()
     branch, known = lesson.branch._replace(state=state), lesson.known
     ready, exam = method.ready(state), lesson.exam
     given = ask(method, ready, branch, exam, known.id)
@@ -266,8 +275,8 @@ def updated(
         judged(branch, others | {known.name: own.pick(rows)}),
         {name: found.right for name, found in (others | {known.name: own}).items()},
         float(given.right.mean()) if len(given.right) else None,
-        learned - begun,
-        done - learned,
+        taught - begun,
+        done - taught,
     )
 
 
