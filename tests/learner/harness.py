@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from clouds import blobs
 
+from perdure.contract import Refused
 from perdure.learner import Learner, Policy
 
 LONGEST = 0.8  # seconds before a kill
@@ -36,7 +38,8 @@ def live(folder: Path, seed: int, pipe: int) -> NoReturn:
         if draw < FORGETS and len(tasks) > 2:
             learner.forget(str(rng.choice(tasks)))
         elif draw < 2 * FORGETS and len(tasks) > 2:
-            learner.rollback()
+            with suppress(Refused):  # the version before may have been pruned
+                learner.rollback()
         elif draw < 3 * FORGETS and len(tasks) > 2:
             learner.prune(2)
         else:

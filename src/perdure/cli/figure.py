@@ -42,8 +42,7 @@ def main(words: list[str]) -> int:
     entry = None if smoke or "rerun" in given else figures.stored(name, base)
     if entry is None:
         aside = Console(stderr=True, highlight=False, soft_wrap=True)
-        long = "a minute or two of one core" if base == Lab.base else "longer than on digits"
-        aside.print(f"measuring {name} on {base}: {'seconds' if smoke else long}")
+        aside.print(f"measuring {name} on {base}: {'seconds' if smoke else figures.how_long(name, base)}")
         with aside.status(name) as status:
 
             def watch(run: str, moment: Moment) -> None:

@@ -66,6 +66,12 @@ def base_of(name: str) -> str:
     return base
 
 
+def how_long(name: str, base: str) -> str:
+    """How long it takes to measure a figure."""
+    own: str = getattr(module(name), "LONG", "a minute or two of one core")
+    return own if base == Lab.base else "longer than on digits"
+
+
 def command(name: str, base: str, rerun: bool = True) -> str:
     """The command line that makes a figure."""
     other = ["--base", base] if base != base_of(name) else []
