@@ -184,7 +184,7 @@ def one_shot(rounds: int) -> dict[str, float]:
         state = method.add(state, TaskId(place, torch.arange(10)), masks, {})
     ready, out = method.ready(state), {}
     torch.set_num_threads(2)
-    for name, part in zip(MILLISECONDS, (x[:1], x), strict=True):
+    for name, part in zip(MILLISECONDS, (x[:1], x), strict=False):  # the third is of a learner on disk
         method.predict(ready, part)
         out[name] = 1000 * min(seconds(partial(method.predict, ready, part)) for _ in range(rounds * 5)) / len(part)
     torch.set_num_threads(threads)
