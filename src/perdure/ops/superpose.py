@@ -56,10 +56,9 @@ def surplus(labels: int) -> Objective:
     """
 
     def objective(logits: Tensor) -> Tensor:
-        logits = logits.double()
-        whole = torch.cat([logits[:, :labels].detach(), logits[:, labels:]], 1).logsumexp(1)
-        share = logits[:, labels:].logsumexp(1) - logits.logsumexp(1)
-        return share.detach() + (whole - whole.detach())
+        own, spare = (part.double().logsumexp(1) for part in (logits[:, :labels], logits[:, labels:]))
+        whole = torch.logaddexp(own.detach(), spare)
+        return (spare - whole).detach() + (whole - whole.detach())
 
     return objective
 
