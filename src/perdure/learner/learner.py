@@ -245,7 +245,10 @@ class Learner:
                 self._check_budget(it, method, head, key)
                 looking = time.perf_counter()
                 known = any(usual.limit < inf for usual in it.branch.usual.values())
-                looks, like = relation_of(method, it.branch, it.fresh, key) if known else (None, "")
+                looks, like = (None, "")
+                if known and home is not None:
+                    ready = now.ready(now.version.branches.index(home))  # made already, when the version was read
+                    looks, like = relation_of(method, ready, it.branch, it.fresh, key)
                 before = self._rights(method, it.branch, brought) if it.branch.tasks else {}
                 looked = time.perf_counter() - looking
                 outcome = updated(method, self.ledger.blobs, it, self.settings, key, now.device, brought)

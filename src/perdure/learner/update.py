@@ -206,10 +206,10 @@ def judged(branch: Branch, asked: Mapping[str, Asked]) -> Branch:
     return branch._replace(right=packed([found.right for found in tasks]), doubts=doubts)
 
 
-def relation_of(method: Method, branch: Branch, pool: Pool, key: int) -> tuple[Relation, str]:
+def relation_of(method: Method, ready: Any, branch: Branch, pool: Pool, key: int) -> tuple[Relation, str]:
     """How examples look before they are learned, by a sample, and the name of the task they are nearest to."""
     rows = permutation(key, len(pool.y))[:SAMPLE].sort().values
-    found = ask(method, method.ready(branch.state), branch, pool.pick(rows), None)
+    found = ask(method, ready, branch, pool.pick(rows), None)
     looks = relation(found.doubt, found.task, branch.usual)
     return looks, next((task.name for task in branch.tasks if task.index == looks.task), "")
 
