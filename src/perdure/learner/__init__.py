@@ -1,7 +1,8 @@
 """The learner on disk: your own data, a task at a time."""
 
-from perdure.learner.learner import Check, Explanation, Learner, Report
+from perdure.learner.learner import Learner
 from perdure.learner.ledger import Entry
 from perdure.learner.policy import Change, Policy
+from perdure.learner.report import Check, Explanation, Report
 
 __all__ = ["Change", "Check", "Entry", "Explanation", "Learner", "Policy", "Report"]

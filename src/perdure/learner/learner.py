@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,11 @@ from perdure.fold import Setting
 from perdure.learner.archive import Archive
 from perdure.learner.hints import record
 from perdure.learner.intake import Array, Given, aligned, read
-from perdure.learner.ledger import HEAD, Entry, Ledger
+from perdure.learner.ledger import HEAD, Entry, Ledger, numbered_entry, older
 from perdure.learner.novelty import Relation, doubt, fits, relation
 from perdure.learner.policy import Change, Policy, changes, objections
 from perdure.learner.pool import Pool
+from perdure.learner.report import Check, Explanation, Report, fingerprint, kept_bytes
 from perdure.learner.settings import NUMBERS, Scaling, Settings
 from perdure.learner.update import Lesson, answered, examined, lesson, projected, relation_of, shown, updated, without
 from perdure.learner.version import KINDS, NAME, Branch, Label, Version, is_name, numbered
@@ -38,74 +38,6 @@ from perdure.train import Progress, watching
 LOCK = "lock"
 UNTOLD = 0.1  # by how much an accuracy must fall without the task's name to be spoken of
 UNFOLDING = 32  # numbers that a byte of a stored version may ask for, beyond what any learner may
-Verdict = Literal["promoted", "kept back", "unexamined"]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an update did.
-
-    Args:
-        number: of its entry in the history.
-        task: its name.
-        verdict: promoted, kept back, or unexamined (promoted, with nothing to examine it by).
-        reasons: why it was kept back.
-        examples: new ones that were learned.
-        asked: examples of its exam.
-        accuracy: on its exam, as asked; None without one.
-        given: on its exam, with its name given.
-        looked: what the examples looked like before they were learned: known, drifted or new; "" where nothing alike
-            had been learned.
-        like: the name of the task that most of them were taken for; empty where the method tells none apart.
-        fit: the share of them that fitted a known task.
-        changes: what happened to the other tasks, where anything did.
-        nbytes: of the version, examples and all.
-        seconds: spent on learning, on exams (and on a look at the examples before), and on the rest.
-        notes: what else there is to know.
-        row: of R: the accuracy on every exam that was asked, by task.
-        components: bytes of what the method keeps for inputs of this kind, by part, and of examples.
-        data: fingerprint of what was given.
-    """
-
-    number: int
-    task: str
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    examples: int
-    asked: int
-    accuracy: float | None
-    given: float | None
-    looked: str
-    like: str
-    fit: float | None
-    changes: dict[str, Change]
-    nbytes: int
-    seconds: dict[str, float]
-    notes: tuple[str, ...] = ()
-    row: dict[str, float] = field(default_factory=dict)
-    components: dict[str, int] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self) | {"changes": {name: change._asdict() for name, change in self.changes.items()}}
-
-
-class Explanation(NamedTuple):
-    """What is said of every input, and how surely; arrays (n,)."""
-
-    labels: Array
-    tasks: Array  # names; empty where the label is one of several tasks and the method does not tell them apart
-    confidence: Array  # the probability of the label among those that competed, 0 to 1
-    fits: Array  # bool, whether the input looks like those of that task, or of any
-
-
-class Check(NamedTuple):
-    """What a check found."""
-
-    problems: tuple[str, ...]  # what is damaged, missing or worse than it was; empty when all is well
-    notes: tuple[str, ...]  # what is odd, and harms nothing
-    tasks: dict[str, Change]  # every exam, as it was answered when the version was made and now
 
 
 class Loaded:
@@ -376,9 +308,9 @@ class Learner:
         """
         with self._writing() as (head, _):
             entries = list(self.ledger.entries())
-            older = self._older(entries) if to is None else self._entry(entries, to)
-            self.archive.check(older.version)
-            return self.ledger.append("rolled back", head, version=older.version, base=older.number)
+            target = older(entries) if to is None else numbered_entry(entries, to)
+            self.archive.check(target.version)
+            return self.ledger.append("rolled back", head, version=target.version, base=target.number)
 
     def promote(self, candidate: Report | int) -> Entry:
         """Lets a candidate that was kept back answer.
@@ -392,10 +324,10 @@ class Learner:
         number = candidate if isinstance(candidate, int) else candidate.number
         with self._writing() as (head, _):
             entries = list(self.ledger.entries())
-            entry = self._entry(entries, number)
+            entry = numbered_entry(entries, number)
             if not entry.candidate or entry.base is None:
                 raise Refused(f"entry {number} is no candidate that was kept back")
-            base = self._entry(entries, entry.base)
+            base = numbered_entry(entries, entry.base)
             if base.version != head.version:
                 raise Refused(
                     f"candidate {number} was made from the version of entry {base.number}, and another answers now; "
@@ -629,51 +561,6 @@ class Learner:
         else:
             return ""
         return f": perdure learner rollback {self.folder} {entry.number}" if with_it else ""
-
-    def _older(self, entries: list[Entry]) -> Entry:
-        """The entry by which the version before the one that answers came to answer."""
-        at = _since(entries, 0)
-        while at + 1 < len(entries) and entries[at].event == "rolled back":
-            back = max(1, entries[at].number - (entries[at].base or 0))  # entries are one number apart
-            at = _since(entries, at + back)
-        if at + 1 == len(entries):
-            raise Refused("there is no older version to go back to")
-        return entries[_since(entries, at + 1)]
-
-    def _entry(self, entries: list[Entry], number: int) -> Entry:
-        """The entry of that number."""
-        if not 0 <= number < len(entries):
-            raise Refused(f"there is no entry {number}; the history has 0 to {len(entries) - 1}")
-        return entries[len(entries) - 1 - number]
-
-
-def kept_bytes(branch: Branch) -> int:
-    """Bytes of the stored examples of a branch."""
-    return sum(task.nbytes for task in branch.tasks)
-
-
-def fingerprint(given: Given) -> dict[str, Any]:
-    """What data was given, as far as it can be told without keeping any of it."""
-    x, n = given.x, given.x.shape[0]
-    whole = isinstance(x, Tensor)
-    rows = np.arange(n) if whole else np.unique(np.linspace(0, n - 1, min(n, BATCH)).round().astype(np.int64))
-    content = hashlib.sha256()
-    for block in np.array_split(rows, max(1, len(rows) // BATCH)):
-        content.update(torch.as_tensor(x[block]).contiguous().numpy().tobytes())
-    labels, counts = np.unique(given.y if given.y is not None else [], return_counts=True)
-    return {
-        "examples": n,
-        "kind": str(given.signature),
-        "labels": {str(label): int(count) for label, count in zip(labels, counts, strict=True)},
-        "sha256": content.hexdigest(),
-        "hashed": len(rows),
-    }
-
-
-def _since(entries: list[Entry], at: int) -> int:
-    """The place of the entry since which the version at a place had answered without a break; the newest come first."""
-    whose = (place for place in range(at, len(entries) - 1) if entries[place + 1].version != entries[at].version)
-    return next(whose, len(entries) - 1)
 
 
 def _labels(answer: Answer) -> Tensor:

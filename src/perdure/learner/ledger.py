@@ -7,7 +7,7 @@ HEAD, by one rename, is the moment at which something has happened.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,3 +167,35 @@ class Ledger:
                 path.unlink()
         (self.folder / (HEAD + ASIDE)).unlink(missing_ok=True)
         return freed
+
+
+def numbered_entry(entries: Sequence[Entry], number: int) -> Entry:
+    """The entry of that number; the newest come first.
+
+    Raises:
+        Refused: there is none.
+    """
+    if not 0 <= number < len(entries):
+        raise Refused(f"there is no entry {number}; the history has 0 to {len(entries) - 1}")
+    return entries[len(entries) - 1 - number]
+
+
+def older(entries: Sequence[Entry]) -> Entry:
+    """The entry by which the version before the one that answers came to answer; the newest come first.
+
+    Raises:
+        Refused: there is none.
+    """
+    at = _since(entries, 0)
+    while at + 1 < len(entries) and entries[at].event == "rolled back":
+        back = max(1, entries[at].number - (entries[at].base or 0))  # entries are one number apart
+        at = _since(entries, at + back)
+    if at + 1 == len(entries):
+        raise Refused("there is no older version to go back to")
+    return entries[_since(entries, at + 1)]
+
+
+def _since(entries: Sequence[Entry], at: int) -> int:
+    """The place of the entry since which the version at a place had answered without a break; the newest come first."""
+    whose = (place for place in range(at, len(entries) - 1) if entries[place + 1].version != entries[at].version)
+    return next(whose, len(entries) - 1)
