@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,9 +22,12 @@ from tempfile import TemporaryDirectory
 import torch
 
 from bench import raw
-from perdure.contract import Fit, Method, Refused, Scenario, Task, TaskId
+from bench.remembering import BOUNDS as REMEMBERING
+from bench.remembering import remembering
+from bench.timing import base, ratio, seconds
+from perdure.contract import Fit, Method, Scenario, Task, TaskId
 from perdure.data import Arrays
-from perdure.datasets import Base, load
+from perdure.datasets import load
 from perdure.evaluate import BATCH, examine
 from perdure.learner import Learner, Policy
 from perdure.methods.a_gem import AGEM
@@ -63,37 +64,10 @@ BOUNDS = {
     "mask of the largest of 2.36 M scores, density 0.5, of a sort": 0.1,
     "er on disk, 10,000 predictions": 1.2,  # of the method's own answers, batch by batch
     "supsup on disk, 10,000 predictions": 1.2,
-}
+} | REMEMBERING
 MASKS = 250  # on top of one another
 BESIDES = "a learner on disk, besides learning and exams"
 MILLISECONDS = {"one-shot, one image alone": 40.0, "one-shot, an image of 128": 4.0, BESIDES: 500.0}  # on two threads
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def ratio(ours: Callable[[], object], yardstick: Callable[[], object], rounds: int) -> dict[str, float]:
-    """Both timed in turn: the ratio of their least times, and the median of the ratios of each round."""
-    ours(), yardstick()
-    pairs = [(seconds(ours), seconds(yardstick)) for _ in range(rounds)]
-    mine, theirs = zip(*pairs, strict=True)
-    return {"ratio": min(mine) / min(theirs), "median": statistics.median(a / b for a, b in pairs)}
-
-
-def base() -> tuple[Base, str]:
-    """MNIST, or noise of the same shape where there is no MNIST."""
-    try:
-        return load("mnist"), "mnist"
-    except Refused:
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randint(0, 256, (70_000, 28, 28), dtype=torch.uint8, generator=generator)
-        labels = torch.arange(70_000) % 10
-        return Base(
-            "noise", Arrays(noise[:60_000], labels[:60_000]), Arrays(noise[60_000:], labels[60_000:]), 10
-        ), "noise"
 
 
 def speed(steps: dict[int, int], rounds: int) -> tuple[dict[str, dict[str, float]], str]:
@@ -274,6 +248,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     part = 10 if given.quick else 1
     ratios, data = speed({10: 3000 // part, 128: 469 // part}, given.rounds)
+    ratios |= remembering(part, given.rounds)
     ratios |= supermasks(1000 // part, given.rounds)
     milliseconds = one_shot(given.rounds)
     predictions, besides = on_disk(given.rounds)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
 from torch import Tensor, nn
 
 
@@ -62,6 +63,43 @@ def train_beside(
             done += 1
             if done == steps:
                 return
+
+
+def train_constrained(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch: int,
+    lr: float,
+    steps: int,
+    memories: list[tuple[Tensor, Tensor]],
+    margin: float,
+) -> None:
+    """The same, each gradient projected as GEM has it: a backward pass a memory, and a general solver for the dual."""
+    net.train()
+    optimizer, params = torch.optim.SGD(net.parameters(), lr=lr), list(net.parameters())
+
+    def slope(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        return torch.cat([param.grad.flatten() for param in params if param.grad is not None])
+
+    for rows in torch.randperm(len(x)).split(batch)[:steps]:
+        G = torch.stack([slope(*memory) for memory in memories])
+        g = slope(x[rows], y[rows])
+        if bool((G @ g < 0).any()):
+            P, q = (G @ G.T).double().numpy(), (G @ g).double().numpy()
+            solved = minimize(
+                lambda v, P=P, q=q: v @ P @ v / 2 + q @ v,
+                [margin] * len(q),
+                jac=lambda v, P=P, q=q: P @ v + q,
+                bounds=[(margin, None)] * len(q),
+                method="SLSQP",
+            )
+            g = g + G.T @ torch.from_numpy(solved.x).float()
+        for param, part in zip(params, g.split([param.numel() for param in params]), strict=True):
+            param.grad = part.view_as(param)
+        optimizer.step()
 
 
 def examine(net: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
