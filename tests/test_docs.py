@@ -56,11 +56,14 @@ def pieces(page: Path) -> Iterator[tuple[str, str]]:
         yield "python", script
 
 
-def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("page", ["own-data.md", "choosing.md"])
+def test_pages_say_what_is_said(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What stands behind a print, and below a command, is what they say; ... stands for anything."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    for language, text in pieces(ROOT / "docs" / "own-data.md"):
+    for language, text in pieces(ROOT / "docs" / page):
         if language == "python":
             ran = run(["-c", text], tmp_path)
             assert ran.returncode == 0, ran.stderr

@@ -96,6 +96,18 @@ def test_a_chunk_over_a_border_leaves_transfer_undefined() -> None:
     assert evaluate.reasons(R, [0, 2, 3], [2, 3, 4], [0, 1, 2, 3]) == {}
 
 
+def test_omega_of_a_matrix_done_by_hand() -> None:
+    """Row 0 and what was not learned yet have no part in it; a large exam weighs more in what is over all."""
+    base, new, every = evaluate.omega(R, [100, 50, 50], offline=0.8)
+    assert base == pytest.approx((0.7 + 0.6) / 2 / 0.8)
+    assert new == pytest.approx((0.8 + 0.95) / 2)
+    assert every == pytest.approx(((100 * 0.7 + 50 * 0.8) / 150 + (100 * 0.6 + 50 * 0.75 + 50 * 0.95) / 200) / 2 / 0.8)
+    unseen = np.where(np.arange(3) < np.arange(4)[:, None], R, np.nan)
+    assert evaluate.omega(unseen, [100, 50, 50], 0.8) == evaluate.omega(R, [100, 50, 50], 0.8)
+    assert evaluate.omega(np.ones((5, 4)), [1, 2, 3, 4], 1.0) == (1, 1, 1)
+    assert all(map(math.isnan, evaluate.omega(np.ones((2, 1)), [9], 1.0)))
+
+
 def test_learning_speed() -> None:
     assert evaluate.learning_speed(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0])) == 0
     assert evaluate.learning_speed(torch.tensor([0.5, 0.5, 9.0]), torch.tensor([1.0, 1.0])) == 0.5

@@ -30,6 +30,27 @@ def test_an_mlp_without_hidden_layers_is_linear(spec):
     assert equal(net(x), x.flatten(1) @ net[1].weight.t() + net[1].bias)
 
 
+def test_an_mlp_with_dropout_is_the_mlp_but_for_what_it_drops_while_it_learns():
+    """A fifth of the inputs and half of the hidden neurons, and the rest is scaled up."""
+    net, plain = build("dropout-mlp:400-300", (50, 40), 10), build("mlp:400-300", (50, 40), 10)
+    assert shapes(net) == shapes(plain)
+    plain.load_state_dict(dict(zip(plain.state_dict(), net.state_dict().values(), strict=True)))
+    x = torch.rand(3, 50, 40, generator=torch.Generator().manual_seed(0)) + 0.5
+    assert torch.equal(net.eval()(x), plain(x))
+    dropped = {}
+    for name, layer in net.train().named_modules():
+        if isinstance(layer, nn.Dropout):
+            layer.register_forward_hook(lambda _, into, out, name=name: dropped.__setitem__(name, (into[0], out)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net(x)
+    assert len(dropped) == 3
+    for (into, out), share in zip(dropped.values(), (0.2, 0.5, 0.5), strict=True):
+        alive = into != 0
+        assert float((out[alive] == 0).float().mean()) == pytest.approx(share, abs=0.07)
+        torch.testing.assert_close(out[out != 0], into[out != 0] / (1 - share))
+
+
 @pytest.mark.parametrize(
     ("shape", "channels"), [((28, 28), 1), ((3, 28, 28), 3), ((28, 28, 3), 3), ((28, 28, 1), 1), ((1, 28, 28), 1)]
 )

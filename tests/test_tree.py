@@ -16,6 +16,11 @@ class Leafy(NamedTuple):
     count: object
 
 
+class Grown(NamedTuple):
+    weights: object
+    later: tuple[int, ...] = ()
+
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 
 
@@ -138,3 +143,13 @@ def test_transform_changes_tensors_and_keeps_the_rest():
     twice = tree.transform(state, lambda tensor: tensor * 2)
     assert tree.equal(twice, Leafy({"a": torch.full((2,), 2.0)}, (torch.full((1,), 2.0), "word", 7, None)))
     assert tree.equal(state.weights["a"], torch.ones(2))
+
+
+def test_a_state_that_was_stored_before_a_field_came_is_read_with_its_default():
+    plain, tensors = tree.pack(Grown(torch.ones(2), (3, 4)))
+    assert tree.unpack(plain, tensors, [Grown]).later == (3, 4)
+    whole = plain["items"]
+    assert tree.unpack({**plain, "items": whole[:1]}, tensors, [Grown]).later == ()
+    for items in ([], [*whole, whole[0]]):
+        with pytest.raises(Refused, match="which this method does not declare"):
+            tree.unpack({**plain, "items": items}, tensors, [Grown])

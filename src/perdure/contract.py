@@ -199,6 +199,7 @@ class Method(ABC):
     rehearses: ClassVar[bool] = False  # its state holds examples as they were given
     pools: ClassVar[bool] = False  # an answer may depend on the other inputs of its batch
     off: ClassVar[Mapping[str, Any]] = {}  # options under which it is finetune, bit for bit
+    fails: ClassVar[Mapping[Scenario, str]] = {}  # where it runs and is known to fail, with what showed it
 
     @abstractmethod
     def init(self, key: int, background: Examples | None = None) -> State:

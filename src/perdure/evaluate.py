@@ -127,6 +127,34 @@ def seen(R: Matrix) -> Matrix:
         return np.array([R[i, :i].mean() for i in range(1, len(R))])
 
 
+class Omega(NamedTuple):
+    """Accuracy after a base, as a share of what a network reaches offline; see `omega`."""
+
+    base: float
+    new: float
+    all: float
+
+
+def omega(R: Matrix, sizes: Sequence[int], offline: float) -> Omega:
+    """What is left of the base, what is learned after it, and all of it: means over the tasks after the first.
+
+    Omega_base = mean_t R[t, 1] / a,  Omega_new = mean_t R[t, t],  Omega_all = mean_t a_t / a, for t = 2 .. T, with a
+    the accuracy of the offline network and a_t that on all examples of exams 1 to t. NaN for one task.
+
+    Args:
+        sizes: (T,) examples of each exam.
+        offline: accuracy of a network that learned all data at once, on all exams.
+
+    Reference: R. Kemker, C. Kanan, "FearNet: brain-inspired model for incremental learning", 2017, arXiv 1711.10563.
+    """
+    T = R.shape[1]
+    if T < 2:
+        return Omega(float("nan"), float("nan"), float("nan"))
+    every = [np.average(R[t, :t], weights=np.asarray(sizes[:t])) for t in range(2, T + 1)]
+    base, new = R[2:, 0].mean() / offline, np.diagonal(R, -1)[1:].mean()
+    return Omega(float(base), float(new), float(np.mean(every)) / offline)
+
+
 def learning_speed(losses: Tensor, fresh: Tensor) -> float:
     """How much faster a task was learned than by a fresh network: 1 - (mean loss) / (mean fresh loss).
 

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
 from perdure import streams
-from perdure.contract import Fit, Method, Refused, unknown
+from perdure.contract import Fit, Method, Refused, Scenario, unknown
 from perdure.methods import METHODS
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -157,6 +157,15 @@ def _imported(path: Path) -> ModuleType:
     except Exception as error:
         raise Refused(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def known_failure(name: str, cls: type[Method], scenario: Scenario) -> str:
+    """What to say before a method runs where it is known to fail; nothing where it is not."""
+    if why := cls.fails.get(scenario):
+        return (
+            f"warning: {name} is known to fail in scenario {scenario.value}: {why}. What else there is: perdure advise"
+        )
+    return ""
 
 
 def default_fit(cls: type[Method]) -> Fit:

@@ -170,6 +170,7 @@ class Descent:
 
     Attributes:
         flat: (P,) all parameters; `layout` says where each lies.
+        total: steps that the schedule counts on; `batches` says it, or whoever takes batches from another descent.
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class Descent:
         self._optimiser = Optimiser(fit, list(self.layout.views(self.moved).values()))
         self._hold(hold, still)
         self._losses: list[Tensor] = []
-        self._calls = self._steps = self._total = 0
+        self._calls = self._steps = self.total = 0
 
     def _leaves(self, model: Model, still: set[str]) -> list[nn.Parameter]:
         """Makes the private module's parameters views of the flat buffer, and its buffers copies."""
@@ -263,21 +264,21 @@ class Descent:
             Diverged: the loss is no longer finite.
         """
         examples = examples.materialise(self.device)
-        size, self._total = length(self.fit, n := len(examples))
+        size, self.total = length(self.fit, n := len(examples))
         targets = self.targets(examples.labels)
         home = examples.labels.device
         width = max(1, examples.raw(torch.zeros(1, dtype=torch.int64, device=home)).numel())
         block, epoch = size * max(1, BLOCK // (width * size)), 0
-        while self._steps < self._total:
+        while self._steps < self.total:
             for rows in self.order(n, epoch).to(home).split(block):
                 x, y, rows = examples.take(rows)
                 y = targets.index_select(0, rows.to(self.device))
                 for batch in zip(x.to(self.device).split(size), y.split(size), rows.split(size), strict=True):
                     yield Batch(*batch)
-                    if self._steps == self._total:
+                    if self._steps == self.total:
                         break
                 self._check()
-                if self._steps == self._total:
+                if self._steps == self.total:
                     break
             epoch += 1
 
@@ -288,7 +289,7 @@ class Descent:
                 f"the loss is {loss} after {self._steps} steps: training diverged. "
                 f"Lower fit.lr (now {self.fit.lr:g}), set fit.clip, or lower the method's strength"
             )
-        show(Progress(self._steps, self._total, loss))
+        show(Progress(self._steps, self.total, loss))
 
     def grad(self, loss: Tensor, onto: Tensor | None = None) -> Tensor:
         """(P,) the gradient of a scalar loss; zero where the loss does not depend on a parameter, or it is frozen.
@@ -363,7 +364,7 @@ class Descent:
         if step < fit.warmup:
             return fit.lr * (step + 1) / fit.warmup
         if fit.schedule == "cosine":
-            return fit.lr * 0.5 * (1 + cos(pi * (step - fit.warmup) / max(1, self._total - fit.warmup)))
+            return fit.lr * 0.5 * (1 + cos(pi * (step - fit.warmup) / max(1, self.total - fit.warmup)))
         return fit.lr
 
     def _slot(self, kept: dict[str, Tensor]) -> list[Tensor]:

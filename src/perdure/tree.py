@@ -120,7 +120,8 @@ def unpack(plain: Any, tensors: Sequence[Tensor], kinds: Sequence[type] = ()) ->
             parts = [unpack(item, tensors, kinds) for item in items]
             if kind == "tuple":
                 return tuple(parts)
-            if kind in named and len(parts) == len(getattr(named[kind], "_fields", ())):
+            fields, defaults = (len(getattr(named.get(kind), name, ())) for name in ("_fields", "_field_defaults"))
+            if kind in named and fields - defaults <= len(parts) <= fields:  # fields that came later have a default
                 return named[kind](*parts)
             raise Refused(f"the stored state holds a {kind[:80]!r}, which this method does not declare")
         case {"value": value} if value is None or isinstance(value, (bool, int, float, str)):

@@ -122,6 +122,12 @@ def test_every_run_of_every_table_can_be_planned_from_its_command(name: str) -> 
 
 
 @pytest.mark.parametrize("name", TABLES)
+def test_every_run_has_a_file_of_its_own(name: str) -> None:
+    of = table(name)
+    assert len({reproduction._file(of, run) for run in of.runs}) == len(of.runs)
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_every_stored_result_belongs_to_a_run(name: str) -> None:
     of = table(name)
     folder = reproduction.STORED / name

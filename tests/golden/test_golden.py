@@ -17,7 +17,7 @@ from perdure.methods import METHODS
 HERE = Path(__file__).parent
 RUNS = dict.fromkeys(METHODS, ("permuted-digits", "gns")) | {
     f"{name} {scenario}": ("split-digits", scenario)
-    for name in ("finetune", "independent", "packnet", "er", "der", "gem", "a-gem")
+    for name in ("finetune", "independent", "packnet", "er", "der", "ewc-er", "icarl", "gem", "a-gem", "lwf", "dgr")
     for scenario in ("gg", "gnu")
 }
 NETS = {"hopsupsup": "bn-mlp:512"}  # it masks normalised units, and needs many

@@ -21,7 +21,11 @@ from perdure.testing import LAWS, Case, LawBroken, cases, check, check_method
 
 NET = nn.Linear(8, 2)  # the laws bring their own
 NETS = {"hopsupsup": bn_mlp((8,), (256,))}  # too few masks of 16 units know a task
-OPTIONS = {"supsup": {"outputs": 10}}  # of the 100 of its default a network of 16 units would be nearly all head
+OPTIONS = {
+    "supsup": {"outputs": 10},  # of the 100 of its default a network of 16 units would be nearly all head
+    "dgr": {"hidden": "16-16", "z": 4},  # quicker, and wide enough for 8 features
+    "fearnet": {"sleep": 2},  # so that it sleeps, and lies awake after it
+}
 
 
 @lru_cache
@@ -123,6 +127,19 @@ BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
     "subclass": ("declared", {"L2(Method)": "L2(Finetune)"}, "a subclass of Finetune"),
     "vague memory": ("declared", {OFF: '    memory: ClassVar = "some"\n' + OFF}, "`memory` is 'some'"),
     "unknown option": ("declared", {'{"lam": 0.0}': '{"mu": 0.0}'}, "`off` names 'mu'"),
+    "fails where it does not work": (
+        "declared",
+        {
+            OFF: "    scenarios: ClassVar = frozenset({Scenario.GG})\n"
+            '    fails: ClassVar = {Scenario.GNU: "20 %"}\n' + OFF
+        },
+        "`fails` names <Scenario.GNU: 'gnu'>, where it does not work at all",
+    ),
+    "fails without a word": (
+        "declared",
+        {OFF: '    fails: ClassVar = {Scenario.GNU: " "}\n' + OFF},
+        "`fails` says ' ' of scenario gnu. Say what showed it",
+    ),
     "unknown state": (
         "declared",
         {"(L2State, Model)": "(Model,)"},

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from clouds import Make, blobs
+from torch import nn
 
 from perdure import tree
 from perdure.contract import Refused
@@ -488,7 +489,7 @@ def test_every_answering_version_is_written_before_it_is_named(two: Learner) -> 
     assert two.archive.files(head["version"]) <= {path.name for path in (two.folder / "blobs").iterdir()}
 
 
-KEEPS_NOTHING = [name for name in METHODS if not method_class(name).rehearses]
+KEEPS_NOTHING = [name for name in METHODS if not method_class(name)(nn.Linear(1, 1)).rehearses]
 
 
 @pytest.mark.parametrize("method", KEEPS_NOTHING)

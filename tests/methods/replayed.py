@@ -56,9 +56,9 @@ def on_permuted_digits(method: Method, scenario: Scenario) -> float:
         id = None if scenario is Scenario.NNS else TaskId(number, labels.unique())
         tasks.append(Task(Arrays(x[:, permutation(number, 64)], labels, Scale(0.0, 1 / 16)), id))
     state, _ = learn_all(method, tasks)
-    hits = []
+    ready, hits = method.ready(state), []
     for some in tasks:
         given = some.id if scenario is Scenario.GG else None
-        answer = method.predict(state, some.examples.take(torch.arange(800)).x, given)
+        answer = method.predict(ready, some.examples.take(torch.arange(800)).x, given)
         hits.append((answer.labels[answer.logits.argmax(1)] == some.examples.labels).float().mean())
     return float(torch.stack(hits).mean())

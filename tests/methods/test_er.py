@@ -15,6 +15,7 @@ from perdure.methods.finetune import Finetune
 from perdure.model import start
 from perdure.nets import build
 from perdure.rng import fold, integers, uniform
+from perdure.testing import check_method
 from perdure.train import Descent, competing, for_scenario
 from perdure.tree import equal, nbytes
 
@@ -162,3 +163,53 @@ def test_old_states_stay_as_they_were():
     before = copy.deepcopy(state)
     method.learn(state, tasks[2], 2)
     assert equal(state, before)
+
+
+@pytest.mark.parametrize("keep", ["ring", "balanced"])
+def test_every_way_to_keep_exemplars_keeps_the_laws(keep):
+    laws, scenarios = ["repeatable", "resumable", "hidden", "memory"], [Scenario.GNU, Scenario.NNS]
+    assert check_method(ER(net(), keep=keep, slots=30), laws=laws, scenarios=scenarios) == laws
+
+
+@pytest.mark.parametrize("keep", ["ring", "balanced"])
+def test_exemplars_keep_their_sets_in_every_order(keep):
+    """In GG every exemplar competes within the task that it came from, wherever it is moved to."""
+    tasks = stream(Scenario.GG)
+    state, _ = learn_all(ER(net(), for_scenario(FIT, Scenario.GG), slots=20, keep=keep), tasks)
+    sizes = state.memory.labels.bincount().tolist()
+    assert max(sizes) - min(sizes) <= 1
+    for label, place in zip(state.memory.labels.tolist(), state.which.tolist(), strict=True):
+        assert label in state.sets[place]
+
+
+def test_what_is_counted_of_each_class_is_part_of_the_state():
+    tasks = [task(0, [5, 2], 40), task(1, [2, 7], 50)]
+    shown = torch.cat([some.examples.labels for some in tasks]).bincount()
+    state, _ = learn_all(ER(net(), FIT, slots=20, keep="balanced"), tasks)
+    assert dict(zip(state.model.labels.tolist(), state.counts, strict=True)) == {y: int(shown[y]) for y in (2, 5, 7)}
+    for keep in ("reservoir", "ring"):
+        assert learn_all(ER(net(), FIT, slots=20, keep=keep), tasks)[0].counts == ()
+
+
+@pytest.mark.parametrize("keep", ["ring", "balanced"])
+def test_a_rare_class_is_remembered_where_a_reservoir_forgets_it(keep):
+    """Two tasks: 4 examples of one class beside 296 of another, then 900 of two others; 20 slots."""
+    first, second = task(0, [0, 1], 900), task(1, [2, 3], 900)
+    rows = torch.cat([(first.examples.labels == y).nonzero()[:n, 0] for y, n in ((0, 4), (1, 296))])
+    few = first._replace(examples=Arrays(first.examples.x[rows], first.examples.labels[rows], SCALE))
+    rare = first.examples.labels == 0
+    x = first.examples.take(torch.arange(900)).x[rare]
+    right = {}
+    for way in ("reservoir", keep):
+        method = ER(net(), for_scenario(Fit(lr=0.01, batch=10, epochs=2), Scenario.GNU), slots=20, keep=way)
+        state, _ = learn_all(method, [few, second])
+        answer = method.predict(state, x)
+        right[way] = float((answer.labels[answer.logits.argmax(1)] == 0).float().mean())
+        assert int((state.memory.labels == 0).sum()) == (0 if way == "reservoir" else 4)
+    assert right[keep] > 0.9
+    assert right["reservoir"] < 0.2
+
+
+def test_a_way_to_keep_exemplars_that_is_not_known_is_refused():
+    with pytest.raises(Refused, match=r"unknown method.keep 'rings'; did you mean ring\? There are: reservoir, ring"):
+        ER(net(2), keep="rings")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from penalised import N, lived, net, on_permuted_digits, slope, task
+from replayed import net as rows
+from replayed import stream
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from perdure import tree
 from perdure.contract import Fit, Refused, Scenario, Task
+from perdure.methods.er import ER, ERState
 from perdure.methods.finetune import Finetune
 from perdure.methods.rwalk import RWalk, RWalkState, scaled
 from perdure.ops.fisher import diagonal
+from perdure.train import for_scenario
 
 BATCH, INTERVAL, STEPS = 10, 4, 30  # the last interval has two steps
 TASKS = [task(number) for number in range(3)]
@@ -116,6 +121,51 @@ def test_with_alpha_1_its_fisher_is_that_of_the_last_batch() -> None:
         torch.testing.assert_close(kept, own[name], rtol=1e-4, atol=1e-8)
 
 
+SCENARIOS = [Scenario.GG, Scenario.GNS, Scenario.GNU]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_without_a_strength_its_exemplars_are_those_of_er(name: str, scenario: Scenario) -> None:
+    fit, _ = OPTIMISERS[name]
+    fit = replace(for_scenario(fit, scenario), steps=20, batch=12)
+    head = 2 if scenario is Scenario.GNS else 0
+    ours, plain = RWalk(rows(head), fit, lam=0.0, slots=30), ER(rows(head), fit, slots=30)
+    for state, er in zip(lived(ours, stream(scenario)), lived(plain, stream(scenario)), strict=True):
+        assert tree.equal(state.model, er.model)
+        assert tree.equal((state.memory, state.sets, state.which), (er.memory, er.sets, er.which))
+
+
+def test_the_gain_is_that_of_the_batch_and_its_exemplars() -> None:
+    """One interval of one step from a score of zero: w = lr g^2 / (1/2 F (lr g)^2 + eps), g over both."""
+    fit = Fit("sgd", lr=0.1, steps=1, batch=12)
+    method = RWalk(rows(2), fit, lam=0.0, slots=30, interval=1, alpha=1.0, eps=0.5)
+    (one, two) = stream(Scenario.GNS, 2)
+    before = method.learn(method.init(5), one, 0)[0]
+    after = method.learn(before._replace(score={}, fisher={}), two, 1)[0]
+    moved = ER(rows(2), fit, slots=30)
+    er = moved.learn(ERState(before.model, before.memory, before.sets, before.which), two, 1)[0]
+    for name, s in after.score.items():
+        step = er.model.params[name] - before.model.params[name]  # -lr g
+        torch.testing.assert_close(s, step**2 / 0.1 / (0.5 * after.fisher[name] * step**2 + 0.5), rtol=1e-4, atol=1e-9)
+
+
+def test_exemplars_stay_out_of_the_fisher() -> None:
+    """The Fisher of the last batch is that of its own examples, whatever was replayed beside them."""
+    method = RWalk(rows(2), Fit(steps=15, batch=60), alpha=1.0, slots=30)
+    tasks = stream(Scenario.GNS)
+    state = lived(method, tasks)[-1]
+    own = diagonal(rows(2), state.model, tasks[-1].examples, "empirical", 0)
+    for name, kept in state.fisher.items():
+        torch.testing.assert_close(kept, own[name], rtol=1e-4, atol=1e-8)
+
+
+def test_it_keeps_examples_only_where_it_is_asked_to() -> None:
+    assert not RWalk(net()).rehearses
+    assert RWalk(net(), slots=1).rehearses
+    assert lived(RWalk(net(), Fit(steps=5)), TASKS)[-1].memory is None
+
+
 def test_the_newest_batch_counts_alpha_times() -> None:
     """Where nothing moves and a batch is the task, the Fisher of each task is one number that returns."""
     method = RWalk(net(), Fit("sgd", lr=0.0, steps=3, batch=N), interval=1, alpha=0.6)
@@ -142,8 +192,11 @@ def test_no_score_is_negative_whatever_moves_the_weights() -> None:
 def test_each_term_counts_alike_whatever_its_scale(times: tuple[float, float]) -> None:
     method = RWalk(net(), Fit("sgd", lr=0.1, steps=20, batch=N), lam=3.0)
     one = lived(method, TASKS[:1])[0]
-    terms = ({n: part * k for n, part in term.items()} for term, k in zip(one[1:], times, strict=True))
-    two, same = (method.learn(state, TASKS[1], 1)[0].model for state in (one, RWalkState(one.model, *terms)))
+    terms = ({n: part * k for n, part in term.items()} for term, k in zip((one.fisher, one.score), times, strict=True))
+    two, same = (
+        method.learn(state, TASKS[1], 1)[0].model
+        for state in (one, one._replace(**dict(zip(("fisher", "score"), terms, strict=True))))
+    )
     for name, param in two.params.items():
         torch.testing.assert_close(param, same.params[name], rtol=1e-4, atol=1e-6)
 
@@ -183,11 +236,12 @@ def test_a_great_strength_freezes() -> None:
     moved = {}
     for lam in (1e2, 1e3):
         method = RWalk(net(), Fit("sgd", lr=0.25 / lam, steps=400, batch=N, freeze="2.bias"), lam=lam)
-        model = method.init(5).model
+        begun = method.init(5)
+        model = begun.model
         fisher = {name: torch.full_like(param, 7.0) for name, param in model.params.items()}
         fisher["2.bias"].zero_()  # the least
         score = {name: torch.zeros_like(param) for name, param in model.params.items()}
-        after = method.learn(RWalkState(model, fisher, score), task(0), 0)[0].model.params
+        after = method.learn(begun._replace(fisher=fisher, score=score), task(0), 0)[0].model.params
         away = {name: after[name] - param for name, param in model.params.items()}
         for name, grad in slope(after, 0).items():
             if name != "2.bias":

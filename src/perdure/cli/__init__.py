@@ -20,6 +20,7 @@ VERBS = {
     "show": "perdure.cli.show",
     "report": "perdure.cli.report",
     "compare": "perdure.cli.compare",
+    "advise": "perdure.cli.advise",
     "reproduce": "perdure.cli.reproduce",
     "figure": "perdure.cli.figure",
     "learner": "perdure.cli.learner",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +24,12 @@ from rich.table import Table
 from perdure import train
 from perdure.cli import Help
 from perdure.cli.parser import Parser, add, parsed
-from perdure.contract import Refused, unknown
+from perdure.contract import Refused, Scenario, unknown
 from perdure.learner import Change, Entry, Explanation, Learner, Policy, Report
 from perdure.learner.intake import read
 from perdure.learner.intake.given import listed
 from perdure.learner.settings import Settings
-from perdure.options import FIT, Part, described, flag, method_class, of_method, typed
+from perdure.options import FIT, Part, described, flag, known_failure, method_class, of_method, typed
 from perdure.report.table import size
 from perdure.store import write
 
@@ -126,6 +127,12 @@ def _parser(verb: str) -> Parser:
     return parser
 
 
+def _warn(settings: Settings) -> None:
+    """Says on stderr where the method is known to fail: a learner learns classes, and is asked without ids."""
+    if not settings.ids and (known := known_failure(settings.method, method_class(settings.method), Scenario.GNU)):
+        print(f"perdure: {known}", file=sys.stderr)
+
+
 def _opened(given: Given) -> Learner:
     return Learner(given["dir"], **{name: given[name] for name in ("wait", "device") if name in given})
 
@@ -139,6 +146,7 @@ def _create(given: Given, console: Console) -> int:
         known = [*_parser("create").known, *(flag(option.name) for part in parts for option in described(part))]
         raise unknown("option", flag(min(strange)), known, "See: perdure learner create --help")
     learner = Learner.create(given["dir"], **settings, policy=Policy(**policy), options=options)
+    _warn(learner.settings)
     made = f"{learner.settings.method} on {learner.settings.net}"
     console.print(f"made {learner.folder} ({made})\nnext: perdure learner learn {learner.folder} DATA", markup=False)
     return 0
@@ -147,6 +155,7 @@ def _create(given: Given, console: Console) -> int:
 def _learn(given: Given, console: Console) -> int:
     """Learns a task, and keeps the old version where the new one would cost too much."""
     learner = _opened(given)
+    _warn(learner.settings)
     asked: Any = given.get("validation", "0.2")
     try:
         asked = float(asked)

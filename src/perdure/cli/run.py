@@ -109,9 +109,7 @@ def _begun(given: Mapping[str, Any]) -> Work:
     options = {name: value for name, value in given.items() if name not in (*OWN, "stream", "method")}
     experiment = plan(given["stream"], given["method"], options, given.get("preset"), given.get("config"))
     folder = Path(given["out"]) if "out" in given else _free_folder(experiment)
-    return Work(
-        experiment, folder, lambda watch: execute(experiment, folder, watch=watch, announce=not experiment.smoke)
-    )
+    return Work(experiment, folder, lambda watch: execute(experiment, folder, watch=watch, announce=True))
 
 
 def _resumed(given: Mapping[str, Any]) -> Work:

@@ -69,6 +69,8 @@ def _method(name: str) -> None:
     print(_said(sys.modules[cls.__module__], cls))
     works = ", ".join(scenario.value for scenario in Scenario if scenario in cls.scenarios)
     print(f"\nScenarios: {works}. Its state {MEMORY[cls.memory]}.")
+    for scenario, why in cls.fails.items():
+        print(f"Known to fail in {scenario.value}: {why}.")
     print(f"Fit: {_fit(cls)}.\n")
     _options(of_method(cls), f"It has no options but those of fitting (perdure run STREAM {name} --help).")
 

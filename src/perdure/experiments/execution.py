@@ -19,7 +19,7 @@ from perdure.experiments import cost
 from perdure.experiments.experiment import Experiment, command, plan, recorded
 from perdure.fold import Moment, claimed, live, suited
 from perdure.methods import METHODS
-from perdure.options import build_method, described, method_class, of_stream, typed
+from perdure.options import build_method, described, known_failure, method_class, of_stream, typed
 from perdure.result import FORMAT, Result, read_record, read_result
 from perdure.rng import fold
 from perdure.streams.held_out import held_out
@@ -106,14 +106,17 @@ def execute(
         out: the run folder; nothing is saved when not given.
         resume: continue what the folder holds.
         net: a module of the user's own, instead of `experiment.net`.
-        announce: tell `watch` how long it will take, where that is more than a minute.
+        announce: tell `watch` how long it will take, where that is more than a minute, and that the method is known to
+            fail here, where it is.
 
     Raises:
         Refused: with what is wrong, before any work where it can be known; no run folder is left then.
     """
     method, stream = prepare(experiment, net)
     notes = [cost.SMOKE] if experiment.smoke else []
-    if announce:
+    if announce and (warning := known_failure(experiment.method.rpartition("/")[2], type(method), stream.scenario)):
+        notes.append(warning)
+    if announce and not experiment.smoke:
         seconds = cost.estimate(method, stream, experiment.setting) * len(experiment.seeds)
         notes += [cost.said(seconds, "this run")] if seconds >= cost.LONG else []
     for note in notes:

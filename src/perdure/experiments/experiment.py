@@ -28,7 +28,7 @@ class Experiment:
         examples_per_task: learn only so many of a task's examples, drawn by key; exams stay whole.
         scenario: gg, gns, gnu, nns (or task, domain, class, free); the stream's own when not given.
         seeds: of the learner; a run each.
-        net: mlp:400-400, bn-mlp:400-400, conv:16-32, resnet18:20, resnet50:64, or linear.
+        net: mlp:400-400, dropout-mlp:400-400, bn-mlp:400-400, conv:16-32, resnet18:20, resnet50:64, or linear.
         data_root: where data sets are looked for first.
         first: only the first so many tasks of the stream.
         hold_out: a share of every task's examples (0 to 1), kept from learning and asked instead of the exams: what

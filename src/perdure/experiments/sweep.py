@@ -35,6 +35,7 @@ from perdure.experiments.execution import execute, prepare
 from perdure.experiments.experiment import Experiment
 from perdure.experiments.grid import Run, Sweep
 from perdure.fold import Setting
+from perdure.options import known_failure
 from perdure.result import read_record, read_result
 from perdure.store import locked, read_json, write_json
 from perdure.streams.stream import Stream
@@ -50,13 +51,17 @@ class Choice(NamedTuple):
     listed: dict[str, Any]
 
 
-def checked(sweep: Sweep) -> dict[str, float]:
+def checked(sweep: Sweep, say: Say = lambda text: None) -> dict[str, float]:
     """Seconds that each run will take, about, by its name: measured on a few steps where the sweep may take long.
+
+    Args:
+        say: called once with each method that is known to fail here.
 
     Raises:
         Refused: a run that cannot be carried out; says which and why. Nothing has been run then.
     """
     kinds, shapes = dict[str, tuple[Method, Stream, Setting]](), dict[str, str]()
+    warnings = dict[str, None]()  # each once, in order
     with keeping({}):
         for run in (*sweep.trials, *sweep.runs):
             shapes[run.name] = shape = _text(run.experiment, without=("method.", "fit.lr"))
@@ -65,7 +70,11 @@ def checked(sweep: Sweep) -> dict[str, float]:
                     kinds[one] = (*prepare(run.experiment), run.experiment.setting)
                 except Refused as error:
                     raise Refused(f"{run.combination}: {error}") from None
+                method, stream, _ = kinds[one]
+                warnings[known_failure(run.experiment.method.rpartition("/")[2], type(method), stream.scenario)] = None
                 kinds.setdefault(shape, kinds[one])
+    for warning in filter(None, warnings):
+        say(f"perdure: {warning}")
     wanted = {shape: kinds[shape] for shape in shapes.values()}
     seconds = {shape: GUESS * sum(steps(method, stream)) for shape, (method, stream, _) in wanted.items()}
     if sum(seconds[shape] for shape in shapes.values()) > DOUBT:
@@ -98,7 +107,7 @@ def carry_out(sweep: Sweep, folder: Path, workers: int = 1, say: Say = lambda te
     if folder.is_dir() and not (folder / "sweep.json").exists() and {*os.listdir(folder)} - {"sweep.lock"}:
         raise Refused(f"{folder} holds other files; choose a new or an empty folder for --out")
     with _pool(workers) as pool:
-        seconds = checked(sweep)
+        seconds = checked(sweep, say)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -30,7 +30,7 @@ class Settings:
 
     Args:
         method: by name; see perdure list methods.
-        net: mlp:300-100, bn-mlp:300-100, conv:16-32, resnet18:20, resnet50:64, or linear.
+        net: mlp:300-100, dropout-mlp:300-100, bn-mlp:300-100, conv:16-32, resnet18:20, resnet50:64, or linear.
         scaling: one mean and one deviation over all columns; of each column (tasks are then harder to tell apart),
             where inputs have columns; or none. Found on the first task of its kind of inputs, and kept.
         keep: examples of each class that are kept, so that a task can be learned again with more data; 0 keeps none.
@@ -66,11 +66,13 @@ class Settings:
                 raise Refused(f"unknown option {name[:TEXT]!r}; options are called as in fit.steps and method.outputs")
             if not isinstance(value, (str, int, float, NoneType)) or len(str(value)) > TEXT:
                 raise Refused(f"{name[:TEXT]} must be a number, or text of at most {TEXT} characters")
-        if self.store_no_data and method_class(self.method).rehearses:
+        self.numbers((1, 64, 64))
+        with torch.device("meta"):
+            rehearses = self.made((1, 64, 64)).rehearses
+        if self.store_no_data and rehearses:
             raise Refused(
                 f"{self.method} keeps examples in its state; with store_no_data take a method that keeps none"
             )
-        self.numbers((1, 64, 64))
 
     def __hash__(self) -> int:
         return hash((self.method, self.net, *self.options))

@@ -1,6 +1,7 @@
 """Networks by name: "mlp:400-400" is an MLP with two hidden layers, "conv:16-32" two blocks of convolution.
 
-Beside them are "bn-mlp:400-400" (batch norm and SiLU), "resnet18:20" and "resnet50:64" (channels of the first stage).
+Beside them are "dropout-mlp:400-400", "bn-mlp:400-400" (batch norm and SiLU), "resnet18:20" and "resnet50:64" (channels
+of the first stage).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from torch import nn
 from perdure.contract import Fit, Refused
 from perdure.model import with_outputs
 from perdure.nets.conv import conv
-from perdure.nets.mlp import bn_mlp, mlp
+from perdure.nets.mlp import bn_mlp, dropout_mlp, mlp
 from perdure.nets.resnet import resnet18, resnet50
 
 NETS: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], nn.Module]] = {
     "mlp": mlp,
+    "dropout-mlp": dropout_mlp,
     "bn-mlp": bn_mlp,
     "conv": conv,
     "resnet18": resnet18,

@@ -8,14 +8,18 @@ difference is taken first: S theta - S C would be off by rounding where S is lar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from perdure.contract import Examples, Refused
-from perdure.train import Descent
+from perdure.contract import Examples, Method, Refused, Task, Trace
+from perdure.model import Model, grow
+from perdure.train import Descent, competing
+
+Importance = dict[str, Tensor]  # of each weight, by parameter name; empty before the first task
 
 
 class Pull:
@@ -42,6 +46,36 @@ def descend(descent: Descent, examples: Examples, pull: Pull | None) -> None:
     """Fits a descent to examples by cross-entropy, under a pull where there is one."""
     for batch in descent.batches(examples):
         descent.follow(cross_entropy(descent(batch.x), batch.y), pull)
+
+
+def consolidate(
+    method: Method,
+    lam: float,
+    model: Model,
+    importance: Importance,
+    task: Task,
+    key: int,
+    measured: Callable[[Model, Examples, Tensor | None], Importance],
+) -> tuple[Model, Importance, Trace]:
+    """Learns a task with old weights held where the last one left them, then adds what is important to this one.
+
+        loss = L_t(theta) + lam sum I (theta - theta_{t-1})^2         I <- I + I_t, at theta_t
+
+    Args:
+        measured: I_t of the model that was learned, the task's examples, and the labels that competed (None for all).
+    """
+    classes = competing(method.fit, task)
+    descent = Descent(method.net, grow(method.net, method.fit, model, task), method.fit, key, classes)
+    theta, layout = descent.flat, descent.layout
+    examples = task.examples.materialise(descent.device)
+    held = bool(lam and importance)
+    whole = layout.flat(importance) if held else torch.zeros_like(theta)
+    descend(descent, examples, Pull(descent, 2 * lam * whole, theta.clone()) if held else None)
+    model, trace = descent.model, descent.trace
+    if not lam:
+        return model, importance, trace
+    whole += layout.flat(measured(model, examples, classes))
+    return model, layout.named(whole), trace
 
 
 def check_strength(name: str, value: float) -> None:

@@ -380,6 +380,13 @@ def declared(case: Case) -> None:
     names = [field.name for field in fields(kind)]
     if unknown := [name for name in method.off if name not in names]:
         raise LawBroken(f"`off` names {unknown[0]!r}, which is no option of it")
+    for scenario, why in method.fails.items():
+        if scenario not in method.scenarios:
+            raise LawBroken(f"`fails` names {scenario!r}, where it does not work at all. Name scenarios it works in")
+        if not (isinstance(why, str) and why.strip()):
+            raise LawBroken(
+                f"`fails` says {why!r} of scenario {scenario.value}. Say what showed it, and by which command"
+            )
     for state in (case.states[0], case.states[-1]):
         if path := _difference(state, _stored(state, method.states)):
             raise LawBroken(f"a state comes back from storage with another {path}")

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 NAMES = (
     "plane",
     "strength",
+    "permutations",
+    "overlap",
+    "fearnet",
     "capacity",
     "drift",
     "order",

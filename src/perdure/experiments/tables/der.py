@@ -41,7 +41,13 @@ def der_rotated() -> Table:
             Claim("finetune", 0.6766, f"{PAPER}; recalled, not read again", runs("finetune"), band=0.04),
             Claim("er", 0.8891, PAPER, runs("er", slots=SLOTS), band=0.015),
             Claim("der", 0.9224, PAPER, runs("der", slots=SLOTS, alpha=0.5), band=0.015),
-            Claim("der++", 0.9277, PAPER, runs("der", label="der++", slots=SLOTS, alpha=0.5, beta=1.0), band=0.015),
+            Claim(
+                "der++",
+                0.9277,
+                PAPER,
+                runs("der", label="der with labels", slots=SLOTS, alpha=0.5, beta=1.0),
+                band=0.015,
+            ),
             Claim("joint", 0.9576, f"{PAPER}; recalled, not read again", runs("joint"), band=0.015),
         ),
     )

@@ -58,6 +58,7 @@ def split_mnist() -> Table:
     ewc = {name: {"method.lam": lam} for name, lam in (("gg", 1e5), ("gns", 1e10), ("gnu", 1e9))}
     mas = {name: {"method.lam": lam} for name, lam in (("gg", 1.0), ("gns", 1.0), ("gnu", 1.0))}
     gem = {"fit.optimizer": "sgd", "fit.lr": 0.01, "method.slots": 220}
+    lwf = {"method.balance": "share", "method.lam": 4.0}  # tau^2: soft labels count as much as hard ones
     lines = {
         "finetune": Line(PREPRINT, {"gg": 0.8515, "gns": 0.5733, "gnu": 0.1990}),
         "si": Line(f"{PREPRINT}; c of its code", {"gg": 0.9914, "gns": 0.6377, "gnu": 0.2004}, si),
@@ -68,6 +69,20 @@ def split_mnist() -> Table:
             {"gg": 0.9842, "gns": 0.9616, "gnu": 0.9220},
             dict.fromkeys(SCENARIOS, gem),
         ),
+        "lwf": Line(
+            f"{PREPRINT}; 1/t and 1 - 1/t weigh new and old there, and class-incrementally here both are 1, as in its "
+            "code of today",
+            {"gg": 0.9960, "gns": 0.7102, "gnu": 0.2417},
+            {"gg": lwf, "gns": lwf},
+        ),
+        "dgr": Line(PREPRINT, {"gg": 0.9947, "gns": 0.9574, "gnu": 0.9124}),
+        "dgr distilled": Line(
+            PREPRINT,
+            {"gg": 0.9959, "gns": 0.9694, "gnu": 0.9184},
+            dict.fromkeys(SCENARIOS, {"method.labels": "distilled"}),
+            method="dgr",
+        ),
+        "icarl": Line(f"{PAPER}; 2,000 exemplars", {"gnu": 0.9457}),
         "joint": Line(PREPRINT, {"gg": 0.9964, "gns": 0.9841, "gnu": 0.9793}),
     }
 
