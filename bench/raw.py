@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -100,6 +101,46 @@ def train_constrained(
         for param, part in zip(params, g.split([param.numel() for param in params]), strict=True):
             param.grad = part.view_as(param)
         optimizer.step()
+
+
+class Scholar(nn.Module):
+    """A variational autoencoder of 784 pixels."""
+
+    def __init__(self, hidden: int = 400, latent: int = 100) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.mean, self.spread = nn.Linear(hidden, latent), nn.Linear(hidden, latent)
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 784)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,) what one draw costs in nats."""
+        h = self.encoder(x)
+        mean, spread = self.mean(h), self.spread(h)
+        out = self.decoder(mean + torch.randn_like(mean) * (spread / 2).exp())
+        divergence = -0.5 * (1 + spread - mean**2 - spread.exp()).sum(1)
+        return F.binary_cross_entropy_with_logits(out, x, reduction="none").sum(1) + divergence
+
+
+def train_generative(net: nn.Module, x: Tensor, y: Tensor, batch: int, lr: float, steps: int) -> None:
+    """Generative replay: as many drawn inputs beside each batch, labelled by the old network, for both networks."""
+    old, maker = copy.deepcopy(net), Scholar()
+    teacher = copy.deepcopy(maker)
+    solving, making = (torch.optim.Adam(each.parameters(), lr=lr, fused=True) for each in (net, maker))
+    for rows in torch.randperm(len(x)).split(batch)[:steps]:
+        with torch.no_grad():
+            drawn = teacher.decoder(torch.randn(batch, 100)).sigmoid()
+            labels = old(drawn).argmax(1)
+        both = torch.cat([x[rows], drawn])
+        out, cost = net(both), maker(both)
+        n = len(rows)
+        solving.zero_grad()
+        (0.5 * F.cross_entropy(out[:n], y[rows]) + 0.5 * F.cross_entropy(out[n:], labels)).backward()
+        solving.step()
+        making.zero_grad()
+        (0.5 * cost[:n].mean() + 0.5 * cost[n:].mean()).backward()
+        making.step()
 
 
 def examine(net: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:

@@ -40,6 +40,7 @@ from perdure.rng import fold, permutation
 from perdure.train import BLOCK, Descent, competing, minimise
 
 Dual = NDArray[np.float64]
+PART = 1 << 14  # parameters in one sum
 UNCOUNTED = -100  # a target that is left out of the loss
 
 
@@ -86,6 +87,11 @@ def nearest(P: Dual, q: Dual, size: float) -> Dual:
     return u * unit * size
 
 
+def gram(G: Tensor) -> Tensor:
+    """(K, K) float64: G G^T for G (K, P), block by block, so that sums stay short and no copy is made."""
+    return torch.stack([(part @ part.T).double() for part in G.split(PART, 1)]).sum(0)
+
+
 def project(g: Tensor, G: Tensor, margin: float = 0.0, out: Tensor | None = None) -> Tensor:
     """(P,) the step for g (P,) that has no negative product with a row of G (K, P): g itself where it has none.
 
@@ -94,12 +100,11 @@ def project(g: Tensor, G: Tensor, margin: float = 0.0, out: Tensor | None = None
         out: (P,) where to write it; may be g.
     """
     with torch.autocast(g.device.type, enabled=False):
-        if not bool((G @ g < 0).any()):
+        products = G @ g
+        if not bool((products < 0).any()):
             return g if out is None else out.copy_(g)
-        rows = torch.cat([G, g[None]]).double()
-        products = (rows @ rows.T).cpu().numpy()
-        P, q, low = products[:-1, :-1], products[:-1, -1], np.full(len(G), margin)
-        squared = products[-1, -1] + 2 * low @ q + low @ P @ low  # of h
+        P, q, low = gram(G).cpu().numpy(), products.double().cpu().numpy(), np.full(len(G), margin)
+        squared = float(torch.dot(g, g)) + 2 * low @ q + low @ P @ low  # of h
         v = low + nearest(P, q + P @ low, np.sqrt(max(squared, 0.0)))
         return torch.addmv(g, G.T, torch.from_numpy(v).to(g), out=out)
 
@@ -187,11 +192,13 @@ class GEM(Method):
             return F.cross_entropy(logits + rival, y, ignore_index=UNCOUNTED)
 
         at_once = max(1, BLOCK // max(1, x[0].numel()))
-        every = vmap(grad(loss), in_dims=(None, 0, 0, 0), chunk_size=at_once)
+        every = vmap(grad(loss), in_dims=(None, 0, 0, 0))
 
         def slopes() -> Tensor:
-            for name, slope in every(moving, x, y, rival).items():
-                parts[name].copy_(slope.reshape(len(memories), -1))
+            for few in torch.arange(len(memories)).split(at_once):
+                span = slice(int(few[0]), int(few[-1]) + 1)
+                for name, slope in every(moving, x[span], y[span], rival[span]).items():
+                    parts[name][span].copy_(slope.flatten(1))
             return G
 
         return slopes
