@@ -36,15 +36,13 @@ from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
 from perdure import tree
 from perdure.contract import Answer, Batch, Examples, Fit, Method, Refused, Task, TaskId, Trace
 from perdure.model import (
     Model,
-    calls,
     check_classes,
-    evaluation,
     extended,
     first_come,
     forward,
@@ -266,13 +264,9 @@ class SupSup(Method):
 
     def own(self, model: Model, x: Tensor) -> Answer:
         """The answer of one task, in doubt as its own objective is high, which no other task has a part in."""
-        name, labels = head_of(self.wide, self.fit), model.labels
-        head, rows = evaluation(self.wide).get_submodule(name), len(labels)
-        with calls([head]) as called:  # one pass for both: rows beside them could change the last bits of logits
-            logits = forward(self.wide, model._replace(params=cut(model.params, name, rows)), x)
-        spare = (model.params[part][rows:] for part in parts_of(name) if part in model.params)
-        outputs = torch.cat([logits, linear(called[head][0][0], *spare)], 1)
-        return Answer(logits, labels, doubt=self.objective([TaskId(0, labels)])(outputs))
+        outputs = forward(self.wide, model, x)  # as many for every task: what one task answers never changes a bit
+        logits = outputs[:, : len(model.labels)]
+        return Answer(logits, model.labels, doubt=self.objective([TaskId(0, model.labels)])(outputs))
 
     def forget(self, state: Supermasks, index: int) -> Supermasks:
         if state.flow is not None:

@@ -11,6 +11,7 @@ Reference: M. Wortsman et al., "Supermasks in superposition", 2020, arXiv 2006.1
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ class Bound(NamedTuple):
 
 
 class Made(Mapping[int, Model]):
-    """Models by the index of their task, each made when it is asked for: many tasks cost no memory.
+    """Models by the index of their task, each made when it is asked for: many tasks cost no more memory than the last.
 
     Args:
         indices: of the tasks learned, in the order of learning.
@@ -36,7 +37,8 @@ class Made(Mapping[int, Model]):
     """
 
     def __init__(self, indices: Sequence[int], make: Callable[[int], Model]) -> None:
-        self.places, self.make = {index: place for place, index in enumerate(indices)}, make
+        self.places = {index: place for place, index in enumerate(indices)}
+        self.make = lru_cache(1)(make)
 
     def __getitem__(self, index: int) -> Model:
         return self.make(self.places[index])
