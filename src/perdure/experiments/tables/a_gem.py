@@ -9,7 +9,7 @@ from perdure.fold import Setting
 PAPER = "A. Chaudhry, M. Ranzato, M. Rohrbach, M. Elhoseiny, 2019, arXiv 1812.00420, table 4, 5 seeds"
 OF_17 = f"{PAPER}; the mean of the last 17 tasks, the first 3 serve to choose options"
 RESNET = "resnet18:20"
-MAS, RWALK = 0.01, 1.0  # chosen on the first three tasks
+MAS, RWALK = 0.01, 0.1  # chosen on the first three tasks
 CHOSEN = "Our lam was chosen on the first three tasks, as the paper's was: perdure sweep a-gem-permuted."
 
 

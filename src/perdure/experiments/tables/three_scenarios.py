@@ -56,7 +56,7 @@ def split_mnist() -> Table:
     """The table of split MNIST."""
     si = {name: {"method.c": c, "method.xi": 0.1} for name, c in (("gg", 50.0), ("gns", 500.0), ("gnu", 0.5))}
     ewc = {name: {"method.lam": lam} for name, lam in (("gg", 1e5), ("gns", 1e10), ("gnu", 1e9))}
-    mas = {name: {"method.lam": lam} for name, lam in (("gg", 1.0), ("gns", 1.0), ("gnu", 1.0))}
+    mas = {name: {"method.lam": lam} for name, lam in (("gg", 0.01), ("gns", 0.1), ("gnu", 0.01))}
     gem = {"fit.optimizer": "sgd", "fit.lr": 0.01, "method.slots": 220}
     lwf = {"method.balance": "share", "method.lam": 4.0}  # tau^2: soft labels count as much as hard ones
     soft = {"method.labels": "distilled"}
@@ -64,7 +64,11 @@ def split_mnist() -> Table:
         "finetune": Line(PREPRINT, {"gg": 0.8515, "gns": 0.5733, "gnu": 0.1990}),
         "si": Line(f"{PREPRINT}; c of its code", {"gg": 0.9914, "gns": 0.6377, "gnu": 0.2004}, si),
         "ewc": Line(f"{PAPER}; lam of its code", {"gg": 0.9864, "gns": 0.6395, "gnu": 0.2001}, ewc),
-        "mas": Line(HSU, {"gg": 0.9922, "gns": 0.6857, "gnu": 0.1952}, mas),
+        "mas": Line(
+            f"{HSU}; our lam was chosen on held-out examples of another deal, of .01 to 100",
+            {"gg": 0.9922, "gns": 0.6857, "gnu": 0.1952},
+            mas,
+        ),
         "gem": Line(
             f"{HSU}; the size of its memory is unknown, here 220 examples a task",
             {"gg": 0.9842, "gns": 0.9616, "gnu": 0.9220},
