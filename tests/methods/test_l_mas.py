@@ -9,16 +9,12 @@ import torch
 import torch.nn.functional as F
 from penalised import N, lived, net, on_permuted_digits, task
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from perdure import tree
 from perdure.contract import Fit, Refused, Scenario, Task
-from perdure.data import Arrays
-from perdure.methods.finetune import Finetune
 from perdure.methods.l_mas import LMAS, LMASState
 from perdure.methods.mas import MAS, MASState
 from perdure.model import Model, start
-from perdure.rng import normal, permutation
+from perdure.rng import normal
 
 TASKS = [task(number) for number in range(4)]
 STILL = Fit("sgd", lr=0.0, steps=1)  # what is learned does not depend on the task
@@ -164,60 +160,12 @@ def test_over_tasks_it_is_a_sum() -> None:
         torch.testing.assert_close(kept.double(), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "body", [relus(), nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))]
-)
-def test_labels_do_not_enter(body: nn.Module) -> None:
-    method, model = LMAS(body, STILL), start(body, STILL, 5)
-    x, y = TASKS[0].examples.x, TASKS[0].examples.labels
-    wrong = Task(Arrays(x, y[permutation(3, N)]), TASKS[0].id)
-    (true, first), (other, second) = (method.learn(LMASState(model, {}), each, 0) for each in (TASKS[0], wrong))
-    assert not torch.equal(first.loss, second.loss)
-    assert tree.equal(true, other)
-
-
 def test_a_limit_takes_so_many_examples() -> None:
     model, x = start(relus(), STILL, 5), TASKS[0].examples.x
     one = importance(relus(), model, TASKS[0], omega_examples=1)["2.bias"]
     each = [hebb(model, alone[None])["2.bias"].float() for alone in x]
     assert any(torch.allclose(one, own) for own in each)
     assert not torch.allclose(one, torch.stack(each).mean(0))
-
-
-def test_two_steps_follow_the_written_objective() -> None:
-    """loss = L + lam sum Omega (theta - theta_{t-1})^2, without a half."""
-    states = lived(LMAS(net(), Fit(steps=30, lr=1e-2), lam=0.5), TASKS[:3])
-    before, Omega = states[-1].model.params, states[-1].importance
-    method = LMAS(net(), Fit("sgd", lr=0.05, steps=2, batch=N), lam=0.5)
-    after = method.learn(states[-1], TASKS[3], 0)[0].model.params
-    examples, theta = TASKS[3].examples, {name: param.double() for name, param in before.items()}
-    for _ in range(2):
-        leaves = {name: param.clone().requires_grad_() for name, param in theta.items()}
-        logits = functional_call(net().double(), leaves, (examples.x.double(),))
-        loss = F.cross_entropy(logits, examples.labels)
-        for name, leaf in leaves.items():
-            loss = loss + 0.5 * (Omega[name] * (leaf - before[name]) ** 2).sum()
-        grads = torch.autograd.grad(loss, list(leaves.values()))
-        theta = {name: theta[name] - 0.05 * grad for name, grad in zip(leaves, grads, strict=True)}
-    for name, param in after.items():
-        torch.testing.assert_close(param.double(), theta[name], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("options", [{"lam": 100.0}, {"lam": 0.0}])
-def test_the_first_task_has_no_penalty(options: dict[str, float]) -> None:
-    fit = Fit(steps=20)
-    state = LMAS(net(), fit, **options).learn(LMAS(net(), fit).init(5), task(0), 3)[0]
-    model, _ = Finetune(net(), fit).learn(Finetune(net(), fit).init(5), task(0), 3)
-    assert tree.equal(state.model, model)
-    assert bool(state.importance) == bool(options["lam"])
-
-
-def test_only_the_logits_that_competed_are_held() -> None:
-    method = LMAS(relus(4), Fit(steps=10, compete="task"))
-    one, two = lived(method, [task(0, (0, 1)), task(1, (2, 3))])
-    assert one.importance["4.weight"].any(1).tolist() == [True, True, False, False]
-    assert torch.equal(two.importance["4.weight"][:2], one.importance["4.weight"][:2])
-    assert two.importance["4.weight"][2:].any(1).all()
 
 
 def test_rows_grown_later_are_held_by_later_tasks_only() -> None:
@@ -238,14 +186,6 @@ def test_the_users_module_keeps_no_hook() -> None:
     lived(LMAS(body, Fit(steps=5)), TASKS[:2])
     assert not any(layer._forward_pre_hooks for layer in body.modules())
     assert torch.equal(body(x), before)
-
-
-def test_its_memory_is_constant_and_two_networks() -> None:
-    states = lived(LMAS(net(), Fit(steps=5)), TASKS)
-    assert len({tree.nbytes(state) for state in states}) == 1
-    parts = tree.components(states[0])
-    assert parts["importance"] == sum(param.nbytes for param in states[0].model.params.values())
-    assert states[0].importance.keys() == states[0].model.params.keys()
 
 
 def test_it_remembers_what_finetune_forgets() -> None:

@@ -6,15 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from penalised import N, lived, net, on_permuted_digits, slope, task
+from penalised import N, lived, net, on_permuted_digits, task
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from perdure import tree
 from perdure.contract import Fit, Refused, Scenario, Task
 from perdure.data import Arrays
-from perdure.methods.finetune import Finetune
 from perdure.methods.scp import SCP, SCPState
 from perdure.model import Model, start
 from perdure.ops.sensitivity import chosen
@@ -126,66 +124,6 @@ def test_labels_do_not_enter(slices: int | None) -> None:
     (true, first), (other, second) = (method.learn(SCPState(drawn(), {}), each, 0) for each in (TASKS[0], wrong))
     assert not torch.equal(first.loss, second.loss)
     assert tree.equal(true, other)
-
-
-def test_two_steps_follow_the_written_objective() -> None:
-    """loss = L + lam sum Gamma (theta - theta_{t-1})^2, without a half."""
-    states = lived(SCP(net(), Fit(steps=30, lr=1e-2), lam=20.0), TASKS[:3])
-    before, Gamma = states[-1].model.params, states[-1].importance
-    method = SCP(net(), Fit("sgd", lr=0.05, steps=2, batch=N), lam=20.0)
-    after = method.learn(states[-1], TASKS[3], 0)[0].model.params
-    examples, theta = TASKS[3].examples, {name: param.double() for name, param in before.items()}
-    for _ in range(2):
-        leaves = {name: param.clone().requires_grad_() for name, param in theta.items()}
-        logits = functional_call(net().double(), leaves, (examples.x.double(),))
-        loss = F.cross_entropy(logits, examples.labels)
-        for name, leaf in leaves.items():
-            loss = loss + 20.0 * (Gamma[name] * (leaf - before[name]) ** 2).sum()
-        grads = torch.autograd.grad(loss, list(leaves.values()))
-        theta = {name: theta[name] - 0.05 * grad for name, grad in zip(leaves, grads, strict=True)}
-    for name, param in after.items():
-        torch.testing.assert_close(param.double(), theta[name], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("options", [{"lam": 100.0}, {"lam": 0.0}])
-def test_the_first_task_has_no_penalty(options: dict[str, float]) -> None:
-    fit = Fit(steps=20)
-    state = SCP(net(), fit, **options).learn(SCP(net(), fit).init(5), task(0), 3)[0]
-    model, _ = Finetune(net(), fit).learn(Finetune(net(), fit).init(5), task(0), 3)
-    assert tree.equal(state.model, model)
-    assert bool(state.importance) == bool(options["lam"])
-
-
-def test_a_great_strength_freezes() -> None:
-    """At rest 2 lam Gamma (theta - anchor) = -dL/dtheta; ten times the strength, a tenth of the way."""
-    moved = {}
-    for lam in (1e2, 1e3):
-        method = SCP(net(), Fit("sgd", lr=0.25 / lam, steps=400, batch=N), lam=lam)
-        model = method.init(5).model
-        ones = {name: torch.ones_like(param) for name, param in model.params.items()}
-        after = method.learn(SCPState(model, ones), task(0), 0)[0].model.params
-        for name, grad in slope(after, 0).items():
-            torch.testing.assert_close(
-                2 * lam * (after[name] - model.params[name]), -grad, rtol=0, atol=4e-7 * lam + 1e-5
-            )
-        moved[lam] = max(float((after[name] - param).abs().max()) for name, param in model.params.items())
-    assert moved[1e2] / moved[1e3] == pytest.approx(10, rel=0.1)
-
-
-def test_only_the_logits_that_competed_are_held() -> None:
-    method = SCP(nn.Linear(4, 4), Fit(steps=10, compete="task"))
-    one, two = lived(method, [task(0, (0, 1)), task(1, (2, 3))])
-    assert one.importance["weight"].any(1).tolist() == [True, True, False, False]
-    assert torch.equal(two.importance["weight"][:2], one.importance["weight"][:2])
-    assert two.importance["weight"][2:].any(1).all()
-
-
-def test_its_memory_is_constant_and_two_networks() -> None:
-    states = lived(SCP(net(), Fit(steps=5)), TASKS)
-    assert len({tree.nbytes(state) for state in states}) == 1
-    parts = tree.components(states[0])
-    assert parts["importance"] == sum(param.nbytes for param in states[0].model.params.values())
-    assert parts.keys() == {"model", "importance"}
 
 
 def test_it_remembers_what_finetune_forgets() -> None:
