@@ -49,7 +49,7 @@ def test_the_page_comes_with_its_pictures(perdure) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("figure", "name a figure: plane, strength, capacity, drift, order, pruning"),
+        ("figure", "name a figure: plane, strength, permutations, overlap"),
         ("figure plain", "unknown figure 'plain'; did you mean plane?"),
         ("figure plane --out a.gif", "no picture can be written to a.gif; its name must end in .svg, .png or .pdf"),
         ("figure plane --base mnits", "unknown base 'mnits'; did you mean mnist?"),

@@ -20,4 +20,4 @@ def test_the_command_line_says_published_ours_and_verdict(perdure, monkeypatch: 
     one = perdure("reproduce hw14-21 --json")
     assert json.loads(one.out.splitlines()[-1]) == [finding for finding in findings if finding["table"] == "hw14-21"]
     assert perdure("reproduce").status == 2
-    assert "did you mean hw14-21" in perdure("reproduce hw14-22").err
+    assert "did you mean noisy-pair" in perdure("reproduce noisy-pear").err
