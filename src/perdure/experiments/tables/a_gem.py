@@ -54,6 +54,9 @@ def a_gem_permuted() -> Table:
             ),
             Claim("mas", 0.696, PAPER, {"mas": run("mas", 0.1, lam=MAS)}, band=0.03, note=CHOSEN),
             Claim("rwalk", 0.857, PAPER, {"rwalk": run("rwalk", 0.1, lam=RWALK)}, band=0.03, note=CHOSEN),
+            Claim(
+                "rwalk, lam 1", 0.857, f"{PAPER}; its own lam", {"rwalk lam 1": run("rwalk", 0.1, lam=1.0)}, band=0.03
+            ),
             Claim("a-gem", 0.891, PAPER, {"a-gem": run("a-gem", 0.1)}, band=0.03),
             Claim("gem", 0.895, f"{PAPER}; 256 memories a task", {"gem": run("gem", 0.1)}, band=0.03),
         ),
