@@ -20,7 +20,7 @@ from perdure.rng import fold, normal, permutation
 from perdure.train import for_scenario
 
 NETS = {"hopsupsup": bn_mlp((8,), (256,))}  # too few masks of 32 units know a task
-OPTIONS = {"supsup": {"outputs": 20}}
+OPTIONS = {"supsup": {"outputs": 20}, "dgr": {"likelihood": "gaussian"}}  # any numbers, which know no bounds
 ALONE = (
     "supsup",
     "finetune",
@@ -34,6 +34,10 @@ ALONE = (
     "rwalk",
     "scp",
     "lwf",
+    "icarl",
+    "dgr",
+    "fearnet",
+    "ncm",
     "er",
     "ewc-er",
     "der",
