@@ -90,8 +90,8 @@ def split_mnist() -> Table:
         "icarl": Line(
             f"{PAPER}; 2,000 exemplars",
             {"gnu": 0.9457},
-            note="Its loss is the sum over outputs, as in iCaRL's paper; 92.49 is recalled as the figure of the same group "
-            "in 2022.",
+            note="Its loss is the sum over outputs, as in iCaRL's paper; 92.49 is recalled as the figure of the same "
+            "group in 2022.",
         ),
         "joint": Line(PREPRINT, {"gg": 0.9964, "gns": 0.9841, "gnu": 0.9793}),
     }
