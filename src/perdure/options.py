@@ -162,9 +162,8 @@ def _imported(path: Path) -> ModuleType:
 def known_failure(name: str, cls: type[Method], scenario: Scenario) -> str:
     """What to say before a method runs where it is known to fail; nothing where it is not."""
     if why := cls.fails.get(scenario):
-        return (
-            f"warning: {name} is known to fail in scenario {scenario.value}: {why}. What else there is: perdure advise"
-        )
+        said = f"{name.rpartition('/')[2]} is known to fail in scenario {scenario.value}: {why}"
+        return f"warning: {said}. What else there is: perdure advise"
     return ""
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from penalised import N, lived, net, slope, task
+from penalised import N, lived, net, on_permuted_digits, slope, task
 from torch import nn
 from torch.func import functional_call
 
 from perdure import tree
-from perdure.contract import Fit, Method, Task
+from perdure.contract import Fit, Method, Refused, Scenario, Task
 from perdure.data import Arrays
 from perdure.methods.finetune import Finetune
 from perdure.methods.l_mas import LMAS
@@ -104,3 +106,29 @@ def test_its_memory_is_constant_and_two_networks(kind: type[Method]) -> None:
     parts = tree.components(states[0])
     assert parts["importance"] == sum(param.nbytes for param in states[0].model.params.values())
     assert parts.keys() == {"model", "importance"}
+
+
+@pytest.mark.parametrize(("kind", "mean"), [(MAS, 0.77), (LMAS, 0.77), (SCP, 0.8)])
+def test_it_remembers_what_finetune_forgets(kind: type[Method], mean: float) -> None:
+    hits = on_permuted_digits(kind)
+    assert hits[0] > 0.85  # finetune is below 0.5 there
+    assert hits.mean() > mean
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lam": -1.0}, "lam is -1.0; a strength is finite and not negative"),
+        ({"lam": float("nan")}, "lam is nan; a strength is finite and not negative"),
+        ({"omega_examples": 0}, "omega_examples is 0; use at least 1, or leave it out"),
+    ],
+)
+@pytest.mark.parametrize("kind", [MAS, LMAS])
+def test_it_refuses_what_cannot_be(kind: type[Method], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        kind(net(), **options)
+
+
+@each
+def test_it_needs_to_know_where_a_task_ends(kind: type[Method]) -> None:
+    assert kind.scenarios == {Scenario.GG, Scenario.GNS, Scenario.GNU}

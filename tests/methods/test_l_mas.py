@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
-from penalised import N, lived, net, on_permuted_digits, task
+from penalised import N, lived, task
 from torch import Tensor, nn
 
-from perdure.contract import Fit, Refused, Scenario, Task
+from perdure.contract import Fit, Task
 from perdure.methods.l_mas import LMAS, LMASState
 from perdure.methods.mas import MAS, MASState
 from perdure.model import Model, start
@@ -186,26 +185,3 @@ def test_the_users_module_keeps_no_hook() -> None:
     lived(LMAS(body, Fit(steps=5)), TASKS[:2])
     assert not any(layer._forward_pre_hooks for layer in body.modules())
     assert torch.equal(body(x), before)
-
-
-def test_it_remembers_what_finetune_forgets() -> None:
-    hits = on_permuted_digits(LMAS)
-    assert hits[0] > 0.85  # finetune is below 0.5 there
-    assert hits.mean() > 0.77
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"lam": -1.0}, "lam is -1.0; a strength is finite and not negative"),
-        ({"lam": float("nan")}, "lam is nan; a strength is finite and not negative"),
-        ({"omega_examples": 0}, "omega_examples is 0; use at least 1, or leave it out"),
-    ],
-)
-def test_it_refuses_what_cannot_be(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refused, match=message):
-        LMAS(net(), **options)
-
-
-def test_it_needs_to_know_where_a_task_ends() -> None:
-    assert LMAS.scenarios == {Scenario.GG, Scenario.GNS, Scenario.GNU}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
-from penalised import N, lived, net, on_permuted_digits, task
+from penalised import N, lived, net, task
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from perdure.contract import Fit, Refused, Scenario, Task
+from perdure.contract import Fit, Task
 from perdure.data import Arrays
 from perdure.methods.mas import MAS, MASState
 from perdure.model import Model, start
@@ -106,26 +104,3 @@ def test_rows_grown_later_are_held_by_later_tasks_only() -> None:
 
 def net_of(rows: int) -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, rows))
-
-
-def test_it_remembers_what_finetune_forgets() -> None:
-    hits = on_permuted_digits(MAS)
-    assert hits[0] > 0.85  # finetune is below 0.5 there
-    assert hits.mean() > 0.77
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"lam": -1.0}, "lam is -1.0; a strength is finite and not negative"),
-        ({"lam": float("nan")}, "lam is nan; a strength is finite and not negative"),
-        ({"omega_examples": 0}, "omega_examples is 0; use at least 1, or leave it out"),
-    ],
-)
-def test_it_refuses_what_cannot_be(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refused, match=message):
-        MAS(net(), **options)
-
-
-def test_it_needs_to_know_where_a_task_ends() -> None:
-    assert MAS.scenarios == {Scenario.GG, Scenario.GNS, Scenario.GNU}

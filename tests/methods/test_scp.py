@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from penalised import N, lived, net, on_permuted_digits, task
+from penalised import N, lived, net, task
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from perdure import tree
-from perdure.contract import Fit, Refused, Scenario, Task
+from perdure.contract import Fit, Refused, Task
 from perdure.data import Arrays
 from perdure.methods.scp import SCP, SCPState
 from perdure.model import Model, start
@@ -126,12 +126,6 @@ def test_labels_do_not_enter(slices: int | None) -> None:
     assert tree.equal(true, other)
 
 
-def test_it_remembers_what_finetune_forgets() -> None:
-    hits = on_permuted_digits(SCP)
-    assert hits[0] > 0.85  # finetune is below 0.5 there
-    assert hits.mean() > 0.8
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -144,7 +138,3 @@ def test_it_remembers_what_finetune_forgets() -> None:
 def test_it_refuses_what_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(Refused, match=message):
         SCP(net(), **options)
-
-
-def test_it_needs_to_know_where_a_task_ends() -> None:
-    assert SCP.scenarios == {Scenario.GG, Scenario.GNS, Scenario.GNU}

@@ -31,7 +31,7 @@ from torch import Tensor
 from perdure.contract import Answer, Batch, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import Concat, View
 from perdure.model import Model, answer, grow, index_of, start
-from perdure.ops.memory import Memory, Sets, enlist, keep, rivals
+from perdure.ops.memory import Memory, Sets, filed, keep, rivals
 from perdure.rng import fold, permutation
 from perdure.train import BLOCK, Descent, competing, minimise
 
@@ -114,16 +114,10 @@ class AGEM(Method):
             return state._replace(model=model), trace
         rows = exemplars(task.examples.labels, self.per_class, fold(key, "memory"))
         index, memory = index_of(task, state.tasks), keep(View(task.examples, rows), state.model.labels.device)
-        sets, own = enlist(state.sets, competing(self.fit, task))
-        others = [place for place, other in enumerate(state.tasks) if other != index]
         after = AGEMState(
-            grow(self.net, self.fit, state.model, task),
-            (*(state.memory[place] for place in others), memory),
-            sets,
-            (*(state.which[place] for place in others), own),
-            (*(state.tasks[place] for place in others), index),
+            grow(self.net, self.fit, state.model, task), *filed(state[1:], index, memory, competing(self.fit, task))
         )
-        if others:
+        if len(after.tasks) > 1:
             model, trace = self._constrained(after, task, key)
         else:
             model, trace = minimise(self.net, after.model, self.fit, task, key)

@@ -35,7 +35,7 @@ from torch.func import functional_call, grad, vmap
 from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import View
 from perdure.model import Model, answer, evaluation, grow, index_of, start
-from perdure.ops.memory import Memory, Sets, enlist, keep, rivals
+from perdure.ops.memory import Memory, Sets, filed, keep, rivals
 from perdure.rng import fold, permutation
 from perdure.train import BLOCK, Descent, competing, minimise
 
@@ -145,16 +145,8 @@ class GEM(Method):
         rows = permutation(fold(key, "memory"), len(task.examples))[: self.slots].sort().values
         rows = rows.to(task.examples.labels.device)
         index, memory = index_of(task, state.tasks), keep(View(task.examples, rows), model.labels.device)
-        sets, own = enlist(state.sets, competing(self.fit, task))
-        others = [place for place, other in enumerate(state.tasks) if other != index]
-        after = GEMState(
-            model,
-            (*(state.memory[place] for place in others), memory),
-            sets,
-            (*(state.which[place] for place in others), own),
-            (*(state.tasks[place] for place in others), index),
-        )
-        if others:
+        after = GEMState(model, *filed(state[1:], index, memory, competing(self.fit, task)))
+        if len(after.tasks) > 1:
             model, trace = self._constrained(after, task, key)
         else:
             model, trace = minimise(self.net, model, self.fit, task, key)

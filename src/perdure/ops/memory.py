@@ -42,6 +42,9 @@ class Memory(NamedTuple):
         return Arrays(self.x[:fill], self.labels[:fill], self.scale)
 
 
+Episodes = tuple[tuple[Memory, ...], Sets, tuple[int, ...], tuple[int, ...]]  # by task: exemplars, sets, which, index
+
+
 def keep(examples: Examples, where: torch.device) -> Memory:
     """A memory of every example of a set, on a device."""
     rows = torch.arange(len(examples), device=examples.labels.device)
@@ -298,6 +301,23 @@ def enlist(sets: Sets, classes: Tensor | None) -> tuple[Sets, int]:
     names = tuple(classes.tolist())
     sets = sets if names in sets else (*sets, names)
     return sets, sets.index(names)
+
+
+def filed(episodes: Episodes, index: int, memory: Memory, classes: Tensor | None) -> Episodes:
+    """What is kept of every task, with one more at the end: what was kept of the same index before is replaced.
+
+    Args:
+        classes: (n,) the labels that compete while it is learned; None for all.
+    """
+    memories, sets, which, tasks = episodes
+    sets, own = enlist(sets, classes)
+    others = [place for place, other in enumerate(tasks) if other != index]
+    return (
+        (*(memories[place] for place in others), memory),
+        sets,
+        (*(which[place] for place in others), own),
+        (*(tasks[place] for place in others), index),
+    )
 
 
 def rivals(labels: Tensor, sets: Sets) -> tuple[Tensor | None, Tensor | None]:
