@@ -68,14 +68,14 @@ class SI(Method):
         descent = Descent(self.net, model, self.fit, key, competing(self.fit, task))
         theta, layout, anchor = descent.flat, descent.layout, descent.flat.clone()
         Omega = layout.flat(state.importance) if state.importance else torch.zeros_like(theta)
-        strength, omega, total = 2 * self.c * Omega, torch.zeros_like(theta), torch.empty_like(theta)
-        away, before = torch.zeros_like(theta), torch.empty_like(theta)  # theta - anchor, now and a step ago
+        strength, omega = 2 * self.c * Omega, torch.zeros_like(theta)
+        away, spare = torch.zeros_like(theta), torch.empty_like(theta)  # theta - anchor
         for batch in descent.batches(task.examples):
             g = descent.grad(cross_entropy(descent(batch.x), batch.y))
-            descent.step(torch.addcmul(g, strength, away, out=total))
-            away, before = before, away
-            torch.sub(theta, anchor, out=away)
-            omega.addcmul_(g, before.sub_(away))  # before - away is -Delta
+            descent.step(torch.addcmul(g, strength, away, out=spare))
+            further = torch.sub(theta, anchor, out=spare)
+            omega.addcmul_(g, away.sub_(further))  # -Delta
+            away, spare = further, away
         Omega.add_(omega.div_(away.square_().add_(self.xi))).clamp_min_(0)
         return SIState(descent.model, layout.named(Omega)), descent.trace
 
