@@ -26,9 +26,10 @@ from bench.remembering import BOUNDS as REMEMBERING
 from bench.remembering import HERDING, herding, remembering
 from bench.timing import base, ratio, seconds
 from perdure.contract import Fit, Method, Scenario, Task, TaskId
+from perdure.data import BLOCK as BATCH
 from perdure.data import Arrays
 from perdure.datasets import load
-from perdure.evaluate import BATCH, examine
+from perdure.evaluate import examine
 from perdure.learner import Learner, Policy
 from perdure.methods.a_gem import AGEM
 from perdure.methods.er import ER

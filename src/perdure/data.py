@@ -6,7 +6,7 @@ before it is taken. `materialise` computes it once, which is what `learn` does w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from perdure.contract import Batch, Examples, Refused, Scale
 from perdure.rng import permutation
 
-BLOCK = 1024  # rows transformed at once
+BLOCK = 1024  # rows transformed, and examples asked about, at once
 
 
 class Transform(Protocol):
@@ -163,3 +163,12 @@ class Concat(_Set):
             start = int(self.ends[number - 1]) if number else 0
             blocks.append(self.parts[number].raw(indices[owner == number] - start))
         return torch.cat(blocks)[order.argsort()]
+
+
+def blocks(examples: Examples, where: torch.device | None = None, rows: Tensor | None = None) -> Iterator[Batch]:
+    """All examples, or those at rows (n,), on a device, as many at once as a forward pass without gradient takes."""
+    home = examples.labels.device
+    rows = torch.arange(len(examples), device=home) if rows is None else rows
+    for part in rows.split(BLOCK) if len(rows) else ():
+        x, y, _ = examples.take(part)
+        yield Batch(x.to(where), y.to(where), part.to(where))

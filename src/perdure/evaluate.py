@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perdure.contract import Answer, Examples, Method, Scenario, TaskId
+from perdure.data import blocks
 from perdure.model import narrow
 from perdure.rng import permutation
 
-BATCH = 1024  # examples a forward pass of an exam
 NOT_TAKEN = "this row was not asked for (exam rows)"
 UNSEEN = "the method had no row for its labels yet"
 UNLEARNED = "given the id of a task that it has not learned, the method has no answer"
@@ -72,9 +72,7 @@ def examine(
     asked_id = exam.id if scenario is Scenario.GG else None
     asked, given = torch.zeros((), device=device), torch.zeros((), device=device)
     given_measured = scenario is not Scenario.NNS
-    for part in rows.split(BATCH):
-        batch = exam.examples.take(part)
-        x, y = batch.x.to(device), batch.y.to(device)
+    for x, y, _ in blocks(exam.examples, device, rows):
         answer = method.predict(ready, x, asked_id)
         if not _measurable(answer, exam.id.classes):
             return Cell(float("nan"), float("nan"))

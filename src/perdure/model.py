@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from perdure.contract import Answer, Fit, Refused, Task, TaskId
+from perdure.contract import Answer, Examples, Fit, Refused, Task, TaskId
+from perdure.data import blocks
 from perdure.rng import fold
 
 
@@ -230,6 +231,20 @@ def forward(net: nn.Module, model: Model, x: Tensor) -> Tensor:
         logits = functional_call(evaluation(net), {**model.params, **model.stats}, (x,))
     assert isinstance(logits, Tensor)
     return logits
+
+
+def accuracy(net: nn.Module, model: Model, examples: Examples) -> float:
+    """The share of examples whose label wins among all rows of a model's head, 0 to 1."""
+    parts = blocks(examples, model.labels.device)
+    return sum(int((model.labels[forward(net, model, x).argmax(1)] == y).sum()) for x, y, _ in parts) / len(examples)
+
+
+def features(net: nn.Module, fit: Fit, model: Model, x: Tensor) -> Tensor:
+    """(B, d) what the head sees of inputs x (B, ...), in evaluation mode, without gradient."""
+    head = evaluation(net).get_submodule(head_of(net, fit))
+    with calls([head]) as called:
+        forward(net, model, x)
+    return called[head][0][0].flatten(1)
 
 
 @contextmanager

@@ -102,8 +102,8 @@ def test_it_is_its_definition_an_example_at_a_time(scenario, alpha, beta):
         losses = hand.learn(some, number, everything)
         state, trace = method.learn(state, some, number)
         torch.testing.assert_close(trace.loss, torch.tensor(losses), rtol=1e-4, atol=1e-5)
-        assert equal(state.memory.x, torch.stack([one["x"] for one in hand.held]))
-        assert state.memory.labels.tolist() == [one["label"] for one in hand.held]
+        assert equal(state.exemplars.memory.x, torch.stack([one["x"] for one in hand.held]))
+        assert state.exemplars.memory.labels.tolist() == [one["label"] for one in hand.held]
         for z, one in zip(state.z, hand.held, strict=True):
             own = one["own"]
             torch.testing.assert_close(z[own], one["z"][own], rtol=1e-4, atol=1e-5)
@@ -115,13 +115,13 @@ def test_labels_alone_are_experience_replay_with_separate_means():
     """The same draw: a mean over both batches at twice the rate is the sum of the two means."""
     tasks = stream(Scenario.GNS)
     before, _ = learn_all(ER(net(2), FIT, slots=30), tasks[:1])
-    dark = DERState(before.model, before.memory, torch.zeros(30, 2), before.sets, before.which)
+    dark = DERState(before.model, before.exemplars, torch.zeros(30, 2))
     expected, er = ER(net(2), replace(FIT, lr=0.2), slots=30).learn(before, tasks[1], 1)
     state, trace = DER(net(2), FIT, alpha=0.0, beta=1.0, slots=30).learn(dark, tasks[1], 1)
     torch.testing.assert_close(state.model.params, expected.model.params, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(trace.loss, 2 * er.loss, rtol=1e-5, atol=1e-6)
-    assert equal(state.memory, expected.memory)
-    assert not equal(expected.memory, before.memory)
+    assert equal(state.exemplars.memory, expected.exemplars.memory)
+    assert not equal(expected.exemplars.memory, before.exemplars.memory)
 
 
 @pytest.mark.parametrize("off", [{"alpha": 0.0}, {"slots": 0}])
@@ -132,7 +132,7 @@ def test_without_strength_or_slots_it_is_finetune_bit_for_bit(scenario, off):
     model, expected = learn_all(Finetune(net(6), fit), stream(scenario))
     assert equal(state.model, model)
     assert equal(tuple(traces), tuple(expected))
-    assert state.memory is None
+    assert state.exemplars.memory is None
 
 
 def test_the_two_draws_are_independent_and_one_does_not_move_the_other():
@@ -141,7 +141,7 @@ def test_the_two_draws_are_independent_and_one_does_not_move_the_other():
     alone, _ = learn_all(DER(net(2), FIT, alpha=0.0, beta=1.0, slots=20), tasks)
     beside, _ = learn_all(DER(net(2), FIT, alpha=1e-9, beta=1.0, slots=20), tasks)
     torch.testing.assert_close(beside.model.params, alone.model.params, rtol=1e-5, atol=1e-6)
-    assert equal(beside.memory, alone.memory)
+    assert equal(beside.exemplars.memory, alone.exemplars.memory)
 
 
 def test_the_logits_are_those_of_the_step_that_showed_the_example():
@@ -149,9 +149,9 @@ def test_the_logits_are_those_of_the_step_that_showed_the_example():
     some = stream(Scenario.GNS)[0]
     method = DER(net(2), replace(FIT, batch=60, epochs=1), slots=60)
     state, _ = method.learn(before := method.init(0), some, 1)
-    then = method.predict(before, SCALE(state.memory.x)).logits
+    then = method.predict(before, SCALE(state.exemplars.memory.x)).logits
     torch.testing.assert_close(state.z, then)
-    assert not torch.allclose(state.z, method.predict(state, SCALE(state.memory.x)).logits, atol=1e-2)
+    assert not torch.allclose(state.z, method.predict(state, SCALE(state.exemplars.memory.x)).logits, atol=1e-2)
 
 
 def test_logits_of_past_tasks_keep_their_bits_and_get_columns_of_zeros():
@@ -159,7 +159,7 @@ def test_logits_of_past_tasks_keep_their_bits_and_get_columns_of_zeros():
     method = DER(net(), for_scenario(FIT, Scenario.GNU), slots=30)
     first, _ = method.learn(method.init(0), tasks[0], 0)
     second, _ = method.learn(first, tasks[1], 1)
-    stayed = (second.memory.labels < 2).nonzero()[:, 0]  # an exemplar keeps its slot
+    stayed = (second.exemplars.memory.labels < 2).nonzero()[:, 0]  # an exemplar keeps its slot
     assert 0 < len(stayed) < 30
     assert (first.z.shape, second.z.shape) == ((30, 2), (30, 4))
     assert equal(second.z[stayed, :2], first.z[stayed])

@@ -79,10 +79,12 @@ def test_it_is_its_definition_an_example_at_a_time(scenario):
         losses = hand.learn(some, number, [0, 1, 2, 3])
         state, trace = method.learn(state, some, number)
         torch.testing.assert_close(trace.loss, torch.tensor(losses), rtol=1e-4, atol=1e-5)
-        assert equal(state.memory.x, torch.stack([x for x, _, _ in hand.held]))
-        assert state.memory.labels.tolist() == [label for _, label, _ in hand.held]
+        assert equal(state.exemplars.memory.x, torch.stack([x for x, _, _ in hand.held]))
+        assert state.exemplars.memory.labels.tolist() == [label for _, label, _ in hand.held]
         if scenario is Scenario.GG:
-            assert [list(state.sets[place]) for place in state.which] == [own for _, _, own in hand.held]
+            assert [list(state.exemplars.sets[place]) for place in state.exemplars.which] == [
+                own for _, _, own in hand.held
+            ]
     for name, param in hand.net.named_parameters():
         torch.testing.assert_close(state.model.params[name], param.detach(), rtol=1e-4, atol=1e-5)
 
@@ -105,7 +107,7 @@ def test_without_slots_it_is_finetune_bit_for_bit(scenario):
     model, expected = learn_all(Finetune(net(rows), fit), stream(scenario))
     assert equal(state.model, model)
     assert equal(tuple(traces), tuple(expected))
-    assert state.memory is None
+    assert state.exemplars.memory is None
 
 
 def test_an_empty_memory_replays_nothing():
@@ -124,15 +126,15 @@ def test_bytes_are_constant_from_the_first_task_on():
         states.append(method.learn(states[-1], some, number)[0])
     sizes = {nbytes(state) - nbytes(state.model) for state in states[1:]}
     assert sizes == {70 * (8 + 8 + 4)}  # a stored input, its label, its set
-    assert nbytes(states[0].memory) == 0
-    assert [state.memory.seen for state in states[1:]] == [60, 120, 180]
+    assert nbytes(states[0].exemplars.memory) == 0
+    assert [state.exemplars.memory.seen for state in states[1:]] == [60, 120, 180]
 
 
 def test_the_memory_holds_stored_inputs_of_the_tasks_it_saw():
     tasks = stream(Scenario.GNU)
     state, _ = learn_all(ER(net(), FIT, slots=30), tasks)
-    assert state.memory.x.dtype == torch.uint8
-    for x, label in zip(state.memory.x, state.memory.labels.tolist(), strict=True):
+    assert state.exemplars.memory.x.dtype == torch.uint8
+    for x, label in zip(state.exemplars.memory.x, state.exemplars.memory.labels.tolist(), strict=True):
         origin = tasks[label // 2].examples
         assert ((origin.x == x).flatten(1).all(1) & (origin.labels == label)).any()
 
@@ -176,19 +178,21 @@ def test_exemplars_keep_their_sets_in_every_order(keep):
     """In GG every exemplar competes within the task that it came from, wherever it is moved to."""
     tasks = stream(Scenario.GG)
     state, _ = learn_all(ER(net(), for_scenario(FIT, Scenario.GG), slots=20, keep=keep), tasks)
-    sizes = state.memory.labels.bincount().tolist()
+    sizes = state.exemplars.memory.labels.bincount().tolist()
     assert max(sizes) - min(sizes) <= 1
-    for label, place in zip(state.memory.labels.tolist(), state.which.tolist(), strict=True):
-        assert label in state.sets[place]
+    for label, place in zip(state.exemplars.memory.labels.tolist(), state.exemplars.which.tolist(), strict=True):
+        assert label in state.exemplars.sets[place]
 
 
 def test_what_is_counted_of_each_class_is_part_of_the_state():
     tasks = [task(0, [5, 2], 40), task(1, [2, 7], 50)]
     shown = torch.cat([some.examples.labels for some in tasks]).bincount()
     state, _ = learn_all(ER(net(), FIT, slots=20, keep="balanced"), tasks)
-    assert dict(zip(state.model.labels.tolist(), state.counts, strict=True)) == {y: int(shown[y]) for y in (2, 5, 7)}
+    assert dict(zip(state.model.labels.tolist(), state.exemplars.counts, strict=True)) == {
+        y: int(shown[y]) for y in (2, 5, 7)
+    }
     for keep in ("reservoir", "ring"):
-        assert learn_all(ER(net(), FIT, slots=20, keep=keep), tasks)[0].counts == ()
+        assert learn_all(ER(net(), FIT, slots=20, keep=keep), tasks)[0].exemplars.counts == ()
 
 
 @pytest.mark.parametrize("keep", ["ring", "balanced"])
@@ -205,7 +209,7 @@ def test_a_rare_class_is_remembered_where_a_reservoir_forgets_it(keep):
         state, _ = learn_all(method, [few, second])
         answer = method.predict(state, x)
         right[way] = float((answer.labels[answer.logits.argmax(1)] == 0).float().mean())
-        assert int((state.memory.labels == 0).sum()) == (0 if way == "reservoir" else 4)
+        assert int((state.exemplars.memory.labels == 0).sum()) == (0 if way == "reservoir" else 4)
     assert right[keep] > 0.9
     assert right["reservoir"] < 0.2
 

@@ -13,7 +13,7 @@ from replayed import SCALE, learn_all, net, on_permuted_digits, stream
 from torch.func import functional_call
 
 from perdure.contract import Fit, Method, Refused, Scenario
-from perdure.methods.er import ER
+from perdure.methods.er import ER, ERState
 from perdure.methods.ewc import EWC
 from perdure.methods.ewc_er import EWCER
 from perdure.methods.finetune import Finetune
@@ -76,8 +76,7 @@ def test_a_step_follows_the_written_objective() -> None:
     one = method.with_(fit=Fit("sgd", lr=1.0, steps=1, batch=n))
     after = one.learn(states[-1], tasks[2], 7)[0].model.params
     drawn = ER(net(2), one.fit, slots=15)  # the same draws, without a penalty: what its step adds is the penalty's
-    old, memory = states[-1], states[-1].memory
-    plain = drawn.learn(drawn.init(0)._replace(model=old.model, memory=memory, which=old.which), tasks[2], 7)[0]
+    plain = drawn.learn(ERState(states[-1].model, states[-1].exemplars), tasks[2], 7)[0]
     leaves = {name: param.double().requires_grad_() for name, param in before.items()}
     penalty = sum(
         lam / 2 * (f[name].double() * (leaf - state.model.params[name].double()) ** 2).sum()
@@ -88,7 +87,7 @@ def test_a_step_follows_the_written_objective() -> None:
     for name, grads in zip(leaves, torch.autograd.grad(penalty, list(leaves.values())), strict=True):
         torch.testing.assert_close((plain.model.params[name] - after[name]).double(), grads, rtol=1e-4, atol=1e-5)
     loss = F.cross_entropy(functional_call(net(2), before, (SCALE(tasks[2].examples.x),)), tasks[2].examples.labels)
-    assert float((loss - method.learn(old, tasks[2], 7)[1].loss[0]).abs()) > 1e-4  # exemplars are in the batch
+    assert float((loss - method.learn(states[-1], tasks[2], 7)[1].loss[0]).abs()) > 1e-4  # exemplars are in the batch
 
 
 def test_exemplars_do_not_enter_the_fisher() -> None:

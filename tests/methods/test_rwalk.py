@@ -133,7 +133,7 @@ def test_without_a_strength_its_exemplars_are_those_of_er(name: str, scenario: S
     ours, plain = RWalk(rows(head), fit, lam=0.0, slots=30), ER(rows(head), fit, slots=30)
     for state, er in zip(lived(ours, stream(scenario)), lived(plain, stream(scenario)), strict=True):
         assert tree.equal(state.model, er.model)
-        assert tree.equal((state.memory, state.sets, state.which), (er.memory, er.sets, er.which))
+        assert tree.equal(state.exemplars, er.exemplars)
 
 
 def test_the_gain_is_that_of_the_batch_and_its_exemplars() -> None:
@@ -144,7 +144,7 @@ def test_the_gain_is_that_of_the_batch_and_its_exemplars() -> None:
     before = method.learn(method.init(5), one, 0)[0]
     after = method.learn(before._replace(score={}, fisher={}), two, 1)[0]
     moved = ER(rows(2), fit, slots=30)
-    er = moved.learn(ERState(before.model, before.memory, before.sets, before.which), two, 1)[0]
+    er = moved.learn(ERState(before.model, before.exemplars), two, 1)[0]
     for name, s in after.score.items():
         step = er.model.params[name] - before.model.params[name]  # -lr g
         torch.testing.assert_close(s, step**2 / 0.1 / (0.5 * after.fisher[name] * step**2 + 0.5), rtol=1e-4, atol=1e-9)
@@ -163,7 +163,7 @@ def test_exemplars_stay_out_of_the_fisher() -> None:
 def test_it_keeps_examples_only_where_it_is_asked_to() -> None:
     assert not RWalk(net()).rehearses
     assert RWalk(net(), slots=1).rehearses
-    assert lived(RWalk(net(), Fit(steps=5)), TASKS)[-1].memory is None
+    assert lived(RWalk(net(), Fit(steps=5)), TASKS)[-1].exemplars.memory is None
 
 
 def test_the_newest_batch_counts_alpha_times() -> None:

@@ -6,14 +6,15 @@ from math import ceil
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from perdure.contract import Batch, Examples, Fit, Refused, Scale
 from perdure.data import Arrays, View
 from perdure.model import start
 from perdure.ops import memory as ops
-from perdure.ops.memory import Memory, Replay, allocate, enlist, keep, reservoir, rivals
+from perdure.ops import rehearsal
+from perdure.ops.memory import Memory, allocate, keep, reservoir
+from perdure.ops.rehearsal import Replay
 from perdure.rng import fold, integers, permutation
 from perdure.train import Descent
 from perdure.tree import equal, nbytes
@@ -143,8 +144,8 @@ def test_what_is_kept_is_what_was_stored_of_two_tasks():
 def test_exemplars_do_not_depend_on_how_many_are_gathered_at_once(block, monkeypatch):
     task = examples(45)
     expected = after(whole := replay(learned(allocate(20, task), task), task, 3), steps=12)
-    monkeypatch.setattr(ops, "BLOCK", block)
-    monkeypatch.setattr(ops, "ROWS", 7)
+    monkeypatch.setattr(rehearsal, "BLOCK", block)
+    monkeypatch.setattr(ops, "BLOCK", 7)
     assert equal(tuple(after(parts := replay(learned(allocate(20, task), task), task, 3), 12)), tuple(expected))
     assert equal(parts.memory, whole.memory)
 
@@ -216,36 +217,3 @@ def test_a_memory_is_a_set_of_the_examples_in_it():
     memory = learned(allocate(20, examples(1)), examples(8))
     assert len(memory.examples) == 8
     assert equal(memory.examples.take(torch.arange(8)), examples(8).take(torch.arange(8)))
-
-
-def test_sets_of_labels_are_listed_once():
-    sets, place = enlist((), torch.tensor([1, 2]))
-    assert (sets, place) == (((1, 2),), 0)
-    sets, place = enlist(sets, torch.tensor([2, 3]))
-    assert (sets, place) == (((1, 2), (2, 3)), 1)
-    assert enlist(sets, torch.tensor([1, 2])) == (sets, 0)
-    assert enlist((), None) == ((), 0)
-
-
-def test_rivals_compete_within_their_own_set():
-    labels = torch.tensor([4, 1, 2, 3])
-    assert rivals(labels, ()) == (None, None)
-    classes, bias = rivals(labels, ((1, 2),))
-    assert classes.tolist() == [1, 2]
-    assert bias is None
-    classes, bias = rivals(labels, ((1, 2), (2, 3, 4)))
-    no = -torch.inf
-    assert classes is None
-    assert bias.tolist() == [[no, 0, 0, no], [0, no, 0, 0]]
-
-    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    targets, which = torch.tensor([1, 2, 2, 0, 3, 2]), torch.tensor([0, 0, 1, 1, 1, 0])
-    loss = F.cross_entropy(logits + bias[which], targets)
-    columns = ([1, 2], [0, 2, 3])
-    alone = [
-        F.cross_entropy(row[columns[k]][None], torch.tensor([columns[k].index(y)]))
-        for row, k, y in zip(logits, which.tolist(), targets.tolist(), strict=True)
-    ]
-    torch.testing.assert_close(loss, torch.stack(alone).mean())
-    gradient = torch.autograd.grad(loss, logits)[0]
-    assert torch.equal(gradient == 0, bias[which] == no)

@@ -11,7 +11,8 @@ from torch import nn
 from perdure.contract import Fit, Scale
 from perdure.data import Arrays, View
 from perdure.model import start
-from perdure.ops.memory import Memory, Replay, allocate, balanced, ring
+from perdure.ops.memory import Memory, allocate, balanced, ring
+from perdure.ops.rehearsal import Replay
 from perdure.rng import fold, integers, uniform
 from perdure.train import Descent
 from perdure.tree import equal

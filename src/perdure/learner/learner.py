@@ -17,7 +17,7 @@ from torch import Tensor
 
 from perdure import tree
 from perdure.contract import Answer, Method, Refused, unknown
-from perdure.evaluate import BATCH
+from perdure.data import blocks
 from perdure.fold import Setting
 from perdure.learner.archive import Archive
 from perdure.learner.hints import record
@@ -402,8 +402,7 @@ class Learner:
         examples, said = shown(branch, Pool(given.x, torch.zeros(n, dtype=torch.int64))), []
         with self.setting.applied(method.net):
             ready = now.ready(place)
-            for rows in torch.arange(n).split(BATCH):
-                x = examples.take(rows).x.to(now.device)
+            for x, *_ in blocks(examples, now.device):
                 said.append(say(branch, answered(method, ready, branch, x, id)))
         return branch, [torch.cat(parts).cpu().numpy() for parts in zip(*said, strict=True)]
 

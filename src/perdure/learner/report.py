@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perdure.evaluate import BATCH
+from perdure.data import BLOCK
 from perdure.learner.intake import Array, Given
 from perdure.learner.policy import Change
 from perdure.learner.version import Branch
@@ -94,9 +94,9 @@ def fingerprint(given: Given) -> dict[str, Any]:
     """What data was given, as far as it can be told without keeping any of it."""
     x, n = given.x, given.x.shape[0]
     whole = isinstance(x, Tensor)
-    rows = np.arange(n) if whole else np.unique(np.linspace(0, n - 1, min(n, BATCH)).round().astype(np.int64))
+    rows = np.arange(n) if whole else np.unique(np.linspace(0, n - 1, min(n, BLOCK)).round().astype(np.int64))
     content = hashlib.sha256()
-    for block in np.array_split(rows, max(1, len(rows) // BATCH)):
+    for block in np.array_split(rows, max(1, len(rows) // BLOCK)):
         content.update(torch.as_tensor(x[block]).contiguous().numpy().tobytes())
     labels, counts = np.unique(given.y if given.y is not None else [], return_counts=True)
     return {

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from perdure import tree
 from perdure.contract import Answer, Examples, Method, Refused, Scale, State, Task, TaskId
-from perdure.data import Arrays, Mapped, View
+from perdure.data import BLOCK, Arrays, Mapped, View, blocks
 from perdure.datasets.base import scale_of
-from perdure.evaluate import BATCH
 from perdure.learner.intake import Array, Given, aligned
 from perdure.learner.novelty import Relation, Usual, calibrate, doubt, relation
 from perdure.learner.pool import Pool, read_pool
@@ -83,7 +82,7 @@ def scaled(branch: Branch, how: Scaling, x: Any) -> Branch:
     """
     if how == "none":
         return branch
-    sample = x if isinstance(x, Tensor) else torch.as_tensor(x[permutation(0, x.shape[0])[:BATCH].numpy()])
+    sample = x if isinstance(x, Tensor) else torch.as_tensor(x[permutation(0, x.shape[0])[:BLOCK].numpy()])
     if how == "one" or sample.ndim != 2:
         found = scale_of(sample, "standard")
         return branch._replace(shift=torch.tensor(found.shift), factor=torch.tensor(found.factor))
@@ -163,13 +162,11 @@ def answered(method: Method, ready: Any, branch: Branch, x: Tensor, id: TaskId |
 def ask(method: Method, ready: Any, branch: Branch, pool: Pool, id: TaskId | None) -> Asked:
     """Answers examples, of a task that is given or is to be found."""
     device, right, doubts, tasks = device_of(branch.state), [], [], []
-    examples = shown(branch, pool)
-    for rows in torch.arange(len(pool.y)).split(BATCH) if len(pool.y) else ():
-        batch = examples.take(rows)
-        answer = answered(method, ready, branch, batch.x.to(device), id)
-        right.append(answer.labels[answer.logits.argmax(1)].cpu() == batch.y)
+    for x, y, _ in blocks(shown(branch, pool), device):
+        answer = answered(method, ready, branch, x, id)
+        right.append((answer.labels[answer.logits.argmax(1)] == y).cpu())
         doubts.append(doubt(answer).cpu())
-        if (task := torch.full_like(batch.y, id.index) if id else answer.task) is not None:
+        if (task := torch.full_like(y, id.index) if id else answer.task) is not None:
             tasks.append(task.cpu())
     nothing = torch.zeros(0, dtype=torch.float64)
     found = torch.cat(tasks) if tasks else None if len(pool.y) else nothing.long()
@@ -317,8 +314,7 @@ def same_answers(method: Method, blobs: Blobs, before: Branch, after: Branch) ->
         pool = read_pool(blobs, task.exam, after.signature.shape, task.classes, task.asked)
         if pool is None:
             continue
-        for rows in torch.arange(len(pool.y)).split(BATCH):
-            x = shown(after, pool).take(rows).x.to(device_of(after.state))
+        for x, *_ in blocks(shown(after, pool), device_of(after.state)):
             logits = [answered(method, each, before, x, task.id).logits for each in ready]
             if not torch.equal(*logits):
                 raise Refused(f"without it {task.name} would be answered otherwise; nothing was changed")

@@ -31,7 +31,8 @@ from torch import Tensor
 from perdure.contract import Answer, Batch, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import Concat, View
 from perdure.model import Model, answer, grow, index_of, start
-from perdure.ops.memory import Memory, Sets, filed, keep, rivals
+from perdure.ops.memory import Memory, filed, keep
+from perdure.ops.rivals import Sets, rivals
 from perdure.rng import fold, permutation
 from perdure.train import BLOCK, Descent, competing, minimise
 

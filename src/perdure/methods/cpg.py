@@ -39,7 +39,18 @@ import torch
 from torch import Tensor, nn
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
-from perdure.model import Model, Part, first_come, forward, head_of, index_of, own_head, parts_of, rows_of, start
+from perdure.model import (
+    Model,
+    Part,
+    accuracy,
+    first_come,
+    head_of,
+    index_of,
+    own_head,
+    parts_of,
+    rows_of,
+    start,
+)
 from perdure.ops.chain import chain, widened
 from perdure.ops.codec import decode, encode, unpack
 from perdure.ops.infer import Bound, respond
@@ -54,7 +65,6 @@ RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SPARED = 0.5  # the ratio that a task gives back which misses its goal
 SCORE = 0.005  # where scores start
 ADVICE = "Set method.limit to 1, so that the net never grows"
-BLOCK = 512  # examples asked at once
 
 
 class Own(NamedTuple):
@@ -165,15 +175,6 @@ def grow(net: nn.Module, fit: Fit, state: Grown, size: float, key: int) -> Grown
     return Grown(
         model, pasted(state.owner, {n: torch.zeros_like(w) for n, w in begun.params.items()}), size, state.tasks
     )
-
-
-def accuracy(net: nn.Module, model: Model, examples: Examples) -> float:
-    """The share of examples whose label wins, 0 to 1."""
-    examples, right = examples.materialise(model.labels.device), 0
-    for rows in torch.arange(len(examples), device=model.labels.device).split(BLOCK):
-        batch = examples.take(rows)
-        right += int((model.labels[forward(net, model, batch.x).argmax(1)] == batch.y).sum())
-    return right / len(examples)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,18 +27,17 @@ from torch import Tensor
 
 from perdure.contract import Answer, Examples, Method, Refused, Scale, Task, TaskId, Trace
 from perdure.model import Model, answer, grow, start
-from perdure.ops.memory import Memory, Replay, Sets, allocate, enlist, rivals
-from perdure.train import Descent, competing, minimise
+from perdure.ops.memory import Memory
+from perdure.ops.rehearsal import Exemplars, Rehearsal, check_slots, without
+from perdure.train import minimise
 
 
 class DERState(NamedTuple):
     """A network, its memory, and what it answered."""
 
     model: Model
-    memory: Memory | None  # none before the first task, which gives the inputs their shape
+    exemplars: Exemplars
     z: Tensor  # (M, C) the logits of each exemplar when it was seen
-    sets: Sets  # the sets of labels that compete among themselves; none where all labels compete
-    which: Tensor  # (M,) int32, the set of each exemplar
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,32 +55,26 @@ class DER(Method):
     slots: int = 1000
 
     rehearses: ClassVar = True
-    states: ClassVar = (DERState, Model, Memory, Scale)
+    states: ClassVar = (DERState, Model, Exemplars, Memory, Scale)
     off: ClassVar = {"alpha": 0.0, "beta": 0.0}
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise Refused(f"method.{name} is {getattr(self, name)}; it must be finite and not negative")
-        if self.slots < 0:
-            raise Refused(f"method.slots is {self.slots}; it must not be negative (0 replays nothing)")
+        check_slots(self.slots)
 
     def init(self, key: int, background: Examples | None = None) -> DERState:
-        model = start(self.net, self.fit, key)
-        return DERState(model, None, torch.zeros(self.slots, 0), (), torch.zeros(self.slots, dtype=torch.int32))
+        return DERState(start(self.net, self.fit, key), without(self.slots), torch.zeros(self.slots, 0))
 
     def learn(self, state: DERState, task: Task, key: int) -> tuple[DERState, Trace]:
         model = grow(self.net, self.fit, state.model, task)
         if not self.slots or not (self.alpha or self.beta):
             model, trace = minimise(self.net, model, self.fit, task, key)
             return state._replace(model=model), trace
-        sets, own = enlist(state.sets, competing(self.fit, task))
-        classes, bias = rivals(model.labels, sets)
-        descent = Descent(self.net, model, self.fit, key, classes)
-        examples = task.examples.materialise(descent.device)
-        replay = Replay(state.memory or allocate(self.slots, examples), examples, descent, key)
-        which = torch.cat([state.which, state.which.new_full((len(examples),), own)])  # of the memory, then of the task
-        z = F.pad(state.z, (0, len(model.labels) - state.z.shape[1], 0, len(examples)))  # likewise
+        rehearsal = Rehearsal(self.net, model, self.fit, task, key, state.exemplars)
+        descent, which, bias = rehearsal.descent, rehearsal.which, rehearsal.bias
+        z = F.pad(state.z, (0, len(model.labels) - state.z.shape[1], 0, len(task.examples)))  # of the pool
         columns = torch.arange(len(model.labels), device=z.device) if descent.rows is None else descent.rows
 
         def entropy(logits: Tensor, y: Tensor, sets: Tensor | int) -> Tensor:
@@ -95,9 +88,9 @@ class DER(Method):
             return ((logits - then).square() * among / among.sum(1, keepdim=True)).sum() / len(rows)
 
         draws = [name for name, strength in (("logits", self.alpha), ("replay", self.beta)) if strength]
-        for batch, *old in zip(descent.batches(examples), *map(replay.batches, draws), strict=False):
+        for batch, *old in rehearsal.batches(*draws):
             new, *again = descent(torch.cat([part.x for part in (batch, *old)])).split(len(batch.y))
-            loss = entropy(new, batch.y, own)
+            loss = entropy(new, batch.y, rehearsal.own)
             for name, part, logits in zip(draws, old, again, strict=False):  # none while the memory is empty
                 if name == "logits":
                     loss = loss + self.alpha * distance(logits, part.rows)
@@ -105,7 +98,7 @@ class DER(Method):
                     loss = loss + self.beta * entropy(logits, part.y, which[part.rows])
             z[self.slots + batch.rows[:, None], columns] = new.detach().to(z)
             descent.follow(loss)
-        return DERState(descent.model, replay.memory, z[replay.rows], sets, which[replay.rows]), descent.trace
+        return DERState(descent.model, rehearsal.exemplars, z[rehearsal.rows]), descent.trace
 
     def predict(self, ready: DERState, x: Tensor, id: TaskId | None = None) -> Answer:
         return answer(self.net, ready.model, x, id)

@@ -36,7 +36,7 @@ from perdure.data import BLOCK as ROWS
 from perdure.model import Model, answer, forward, grow, rows_of, start
 from perdure.nets.vae import VAE, Likelihood
 from perdure.ops.distil import distance
-from perdure.ops.memory import Sets, enlist, rivals
+from perdure.ops.rivals import Sets, enlist, rivals
 from perdure.rng import fold, generator
 from perdure.train import BLOCK, Descent, competing, length, minimise
 from perdure.tree import to

@@ -21,23 +21,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, get_args
 
-import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scale, Task, TaskId, Trace, unknown
+from perdure.contract import Answer, Examples, Method, Scale, Task, TaskId, Trace, unknown
 from perdure.model import Model, answer, grow, start
-from perdure.ops.memory import Keep, Memory, Replay, Sets, allocate, enlist, rehearse, rivals
-from perdure.train import Descent, competing, minimise
+from perdure.ops.memory import Keep, Memory
+from perdure.ops.rehearsal import Exemplars, Rehearsal, check_slots, without
 
 
 class ERState(NamedTuple):
     """A network and its memory."""
 
     model: Model
-    memory: Memory | None  # none before the first task, which gives the inputs their shape
-    sets: Sets  # the sets of labels that compete among themselves; none where all labels compete
-    which: Tensor  # (M,) int32, the set of each exemplar
-    counts: tuple[int, ...] = ()  # how many examples the label of each row of the head has shown, where balanced
+    exemplars: Exemplars
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,32 +50,23 @@ class ER(Method):
     keep: Keep = "reservoir"
 
     rehearses: ClassVar = True
-    states: ClassVar = (ERState, Model, Memory, Scale)
+    states: ClassVar = (ERState, Model, Exemplars, Memory, Scale)
     off: ClassVar = {"slots": 0}
 
     def __post_init__(self) -> None:
-        if self.slots < 0:
-            raise Refused(f"method.slots is {self.slots}; it must not be negative (0 replays nothing)")
+        check_slots(self.slots)
         if self.keep not in get_args(Keep):
             raise unknown("method.keep", self.keep, get_args(Keep))
 
     def init(self, key: int, background: Examples | None = None) -> ERState:
-        return ERState(start(self.net, self.fit, key), None, (), torch.zeros(self.slots, dtype=torch.int32))
+        return ERState(start(self.net, self.fit, key), without(self.slots))
 
     def learn(self, state: ERState, task: Task, key: int) -> tuple[ERState, Trace]:
         model = grow(self.net, self.fit, state.model, task)
-        if not self.slots:
-            model, trace = minimise(self.net, model, self.fit, task, key)
-            return state._replace(model=model), trace
-        sets, own = enlist(state.sets, competing(self.fit, task))
-        classes, bias = rivals(model.labels, sets)
-        descent = Descent(self.net, model, self.fit, key, classes)
-        examples = task.examples.materialise(descent.device)
-        memory = state.memory or allocate(self.slots, examples)
-        replay = Replay(memory, examples, descent, key, self.keep, state.counts)
-        which = torch.cat([state.which, state.which.new_full((len(examples),), own)])  # of the memory, then of the task
-        rehearse(descent, examples, replay, own, which, bias)
-        return ERState(descent.model, replay.memory, sets, which[replay.rows], replay.counts), descent.trace
+        rehearsal = Rehearsal(self.net, model, self.fit, task, key, state.exemplars, self.keep)
+        for batch, *old in rehearsal.batches():
+            rehearsal.descent.follow(rehearsal.loss(batch, *old))
+        return ERState(rehearsal.descent.model, rehearsal.exemplars), rehearsal.descent.trace
 
     def predict(self, ready: ERState, x: Tensor, id: TaskId | None = None) -> Answer:
         return answer(self.net, ready.model, x, id)

@@ -22,13 +22,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Scale, Scenario, Task, TaskId, Trace
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import Pull, check_strength, descend
+from perdure.ops.anchor import Pull, check_strength
 from perdure.ops.fisher import Kind, check_fisher, diagonal
-from perdure.ops.memory import Memory, Replay, Sets, allocate, enlist, rehearse, rivals
+from perdure.ops.memory import Memory
+from perdure.ops.rehearsal import Exemplars, Rehearsal, check_slots, without
 from perdure.rng import fold
-from perdure.train import Descent, competing
+from perdure.train import competing
 
 
 class EWCERState(NamedTuple):
@@ -37,9 +38,7 @@ class EWCERState(NamedTuple):
     model: Model
     precision: dict[str, Tensor]  # A, by parameter name
     anchor: dict[str, Tensor]  # C
-    memory: Memory | None  # none before the first task, which gives the inputs their shape
-    sets: Sets  # the sets of labels that compete among themselves; none where all labels compete
-    which: Tensor  # (M,) int32, the set of each exemplar
+    exemplars: Exemplars
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,43 +61,33 @@ class EWCER(Method):
 
     scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})  # F needs to know where a task ends
     rehearses: ClassVar = True
-    states: ClassVar = (EWCERState, Model, Memory, Scale)
+    states: ClassVar = (EWCERState, Model, Exemplars, Memory, Scale)
     off: ClassVar = {"lam": 0.0, "slots": 0}
 
     def __post_init__(self) -> None:
         check_strength("lam", self.lam)
         check_fisher(self.fisher, self.fisher_examples)
-        if self.slots < 0:
-            raise Refused(f"method.slots is {self.slots}; it must not be negative (0 replays nothing)")
+        check_slots(self.slots)
 
     def init(self, key: int, background: Examples | None = None) -> EWCERState:
-        which = torch.zeros(self.slots, dtype=torch.int32)
-        return EWCERState(start(self.net, self.fit, key), {}, {}, None, (), which)
+        return EWCERState(start(self.net, self.fit, key), {}, {}, without(self.slots))
 
     def learn(self, state: EWCERState, task: Task, key: int) -> tuple[EWCERState, Trace]:
-        classes, model = competing(self.fit, task), grow(self.net, self.fit, state.model, task)
-        sets, own = enlist(state.sets, classes) if self.slots else (state.sets, 0)
-        shown, bias = rivals(model.labels, sets) if self.slots else (classes, None)
-        descent = Descent(self.net, model, self.fit, key, shown)
+        model = grow(self.net, self.fit, state.model, task)
+        rehearsal = Rehearsal(self.net, model, self.fit, task, key, state.exemplars)
+        descent, examples = rehearsal.descent, rehearsal.examples
         theta, layout = descent.flat, descent.layout
-        examples = task.examples.materialise(descent.device)
         held = bool(self.lam and state.precision)
         A = layout.flat(state.precision) if held else torch.zeros_like(theta)
         C = layout.flat(state.anchor) if held else torch.zeros_like(theta)
         pull = Pull(descent, self.lam * A, C) if held else None
-        if self.slots:
-            replay = Replay(state.memory or allocate(self.slots, examples), examples, descent, key)
-            which = torch.cat([state.which, state.which.new_full((len(examples),), own)])  # of memory, then of task
-            rehearse(descent, examples, replay, own, which, bias, pull)
-            state = state._replace(memory=replay.memory, sets=sets, which=which[replay.rows])
-        else:
-            descend(descent, examples, pull)
-        state, trace = state._replace(model=descent.model), descent.trace
+        for batch, *old in rehearsal.batches():
+            descent.follow(rehearsal.loss(batch, *old), pull)
+        state, trace = state._replace(model=descent.model, exemplars=rehearsal.exemplars), descent.trace
         if not self.lam:
             return state, trace
-        F = layout.flat(
-            diagonal(self.net, state.model, examples, self.fisher, fold(key, "fisher"), classes, self.fisher_examples)
-        )
+        classes, draw = competing(self.fit, task), fold(key, "fisher")
+        F = layout.flat(diagonal(self.net, state.model, examples, self.fisher, draw, classes, self.fisher_examples))
         A += F
         C += F / A.clamp_min(torch.finfo(A.dtype).tiny) * (theta - C)  # where A is 0, C does not matter
         return state._replace(precision=layout.named(A), anchor=layout.named(C)), trace

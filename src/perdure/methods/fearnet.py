@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scale, Scenario, Task, TaskId, Trace
-from perdure.data import Arrays, Concat
+from perdure.data import Arrays, Concat, blocks
 from perdure.model import Model, calls, first_come, forward, grow, head_of, narrow, start, with_outputs
 from perdure.ops.memory import Memory, keep
 from perdure.rng import fold, normal, permutation
@@ -263,9 +263,9 @@ class FearNet(Method):
             out = descent(batch.x)  # (B, n + 1)
             descent.follow(F.cross_entropy(out[:, :-1], batch.y) + out[:, -1].mean())
         model = descent.model
-        net, every = holding(self.mirror, model), torch.arange(len(examples), device=examples.labels.device)
+        net = holding(self.mirror, model)
         with torch.no_grad():
-            z = torch.cat([net.both(examples.take(rows).x)[1][-1] for rows in every.split(BLOCK // 1024)])
+            z = torch.cat([net.both(x)[1][-1] for x, *_ in blocks(examples)])
         classes = gaussians(z, examples.labels, self.diagonal)
         return state._replace(model=model, classes=classes, recent=None, awake=0), descent.trace
 

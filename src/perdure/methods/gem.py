@@ -35,7 +35,8 @@ from torch.func import functional_call, grad, vmap
 from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import View
 from perdure.model import Model, answer, evaluation, grow, index_of, start
-from perdure.ops.memory import Memory, Sets, filed, keep, rivals
+from perdure.ops.memory import Memory, filed, keep
+from perdure.ops.rivals import Sets, rivals
 from perdure.rng import fold, permutation
 from perdure.train import BLOCK, Descent, competing, minimise
 

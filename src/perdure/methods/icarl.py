@@ -21,20 +21,19 @@ Memory: constant, the network and `slots` exemplars as they are stored, allocate
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scale, Task, TaskId, Trace
-from perdure.data import Concat, View
-from perdure.model import Model, answer, calls, classes_of, evaluation, forward, grow, head_of, narrow, rows_of, start
+from perdure.contract import Answer, Examples, Method, Refused, Scale, Task, TaskId, Trace
+from perdure.data import Concat, View, blocks
+from perdure.model import Model, answer, classes_of, features, forward, grow, narrow, rows_of, start
 from perdure.ops.memory import Memory, keep
 from perdure.rng import fold, uniform
-from perdure.train import BLOCK, Descent, length
+from perdure.train import Descent, length
 
 SHARP = 20.0  # of logits, for entropies that mean something: on digits and MNIST labels are likeliest at 10 to 28
 
@@ -60,14 +59,6 @@ class Means(NamedTuple):
     classes: Tensor  # (C,)
 
 
-def features(net: nn.Module, fit: Fit, model: Model, x: Tensor) -> Tensor:
-    """(B, d) phi of inputs x (B, ...): what the head sees in evaluation mode, to length 1."""
-    head = evaluation(net).get_submodule(head_of(net, fit))
-    with calls([head]) as called:
-        forward(net, model, x)
-    return F.normalize(called[head][0][0].flatten(1), dim=1)
-
-
 def herd(phi: Tensor, mu: Tensor, m: int) -> Tensor:
     """(m,) rows of phi (n, d), m <= n, picked one by one so that the mean of those so far stays nearest to mu (d,).
 
@@ -81,13 +72,6 @@ def herd(phi: Tensor, mu: Tensor, m: int) -> Tensor:
         score[pick] = -torch.inf
         score.addmv_(phi, mu - phi[pick])
     return torch.stack(picks) if picks else phi.new_zeros(0, dtype=torch.int64)
-
-
-def blocks(examples: Examples, places: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Parts of places (n,) with the inputs there, as many at once as are worth it."""
-    width = max(1, examples.raw(places[:1]).numel())
-    for part in places.split(max(1, BLOCK // width)):
-        yield part, examples.take(part).x.to(device)
 
 
 def joined(memory: Memory | None, examples: Examples) -> Concat:
@@ -171,8 +155,8 @@ class ICaRL(Method):
         old = classes[~torch.isin(classes, shown)]
         columns, rows = rows_of(classes, old), rows_of(state.model.labels, old)
         if len(old):
-            for places, x in blocks(mixed, torch.arange(len(mixed), device=mixed.labels.device), device):
-                q[places.to(device)[:, None], columns] = forward(self.net, state.model, x)[:, rows].sigmoid().to(q)
+            for x, _, places in blocks(mixed, device):
+                q[places[:, None], columns] = forward(self.net, state.model, x)[:, rows].sigmoid().to(q)
         return q
 
     def _exemplars(self, model: Model, pool: Concat, classes: Tensor, counts: Tensor, shown: Tensor) -> Tensor:
@@ -192,10 +176,14 @@ class ICaRL(Method):
             rows.append(places[:m])
         return torch.cat(rows)
 
+    def phi(self, model: Model, x: Tensor) -> Tensor:
+        """(B, d) what the head sees of inputs x (B, ...), to length 1."""
+        return F.normalize(features(self.net, self.fit, model, x), dim=1)
+
     def _features(self, model: Model, examples: Examples, places: Tensor) -> Tensor:
         """(n, d) phi of the examples at places (n,)."""
-        device = model.labels.device
-        return torch.cat([features(self.net, self.fit, model, x) for _, x in blocks(examples, places, device)])
+        parts = blocks(examples, model.labels.device, places)
+        return torch.cat([self.phi(model, x) for x, *_ in parts])
 
     def ready(self, state: ICaRLState) -> Means:
         """Where the classes lie: each by the mean of its exemplars."""
@@ -209,5 +197,5 @@ class ICaRL(Method):
     def predict(self, ready: Means, x: Tensor, id: TaskId | None = None) -> Answer:
         if not len(ready.classes):
             return answer(self.net, ready.model, x, id)
-        phi = features(self.net, self.fit, ready.model, x)
+        phi = self.phi(ready.model, x)
         return narrow(Answer(SHARP * phi @ ready.mu.T, ready.classes), id)

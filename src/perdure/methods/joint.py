@@ -24,7 +24,8 @@ from torch import Tensor
 from perdure.contract import Answer, Examples, Method, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import Concat
 from perdure.model import Model, answer, grow, start
-from perdure.ops.memory import Memory, Sets, enlist, keep, rivals
+from perdure.ops.memory import Memory, keep
+from perdure.ops.rivals import Sets, enlist, rivals
 from perdure.train import STEPS, Descent, competing
 
 

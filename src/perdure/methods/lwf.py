@@ -26,12 +26,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace, unknown
+from perdure.data import blocks
 from perdure.model import Model, answer, classes_of, forward, grow, head_of, parts_of, rows_of, start
 from perdure.ops.anchor import check_strength
 from perdure.ops.distil import distance
-from perdure.ops.memory import Sets, enlist
+from perdure.ops.rivals import Sets, enlist
 from perdure.rng import fold
-from perdure.train import BATCH, Descent, Layout, competing, minimise
+from perdure.train import Descent, Layout, competing, length, minimise
 
 Balance = Literal["heads", "tasks", "share"]
 
@@ -112,6 +113,7 @@ class LwF(Method):
         """Learns a task beside the old answers; the first, or at strength 0, without."""
         if not self.lam or not state.heads:
             return minimise(self.net, model, self.fit, task, key)
+        length(self.fit, len(task.examples))  # refuses an empty task before its teacher answers
         classes = competing(self.fit, task)
         descent = Descent(self.net, model, self.fit, key)
         examples = task.examples.materialise(descent.device)
@@ -132,8 +134,7 @@ class LwF(Method):
 
     def _answers(self, model: Model, examples: Examples, where: torch.device) -> Tensor:
         """(N, C_old) what a model answers to all inputs of a task."""
-        blocks = torch.arange(len(examples), device=examples.labels.device).split(BATCH)
-        return torch.cat([forward(self.net, model, examples.take(rows).x.to(where)) for rows in blocks])
+        return torch.cat([forward(self.net, model, x) for x, *_ in blocks(examples, where)])
 
     def _old(self, state: LwFState, labels: Tensor, together: bool) -> list[Old]:
         """The old heads, those of one size at a time; `together` where all labels compete with the old ones."""

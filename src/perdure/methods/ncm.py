@@ -22,10 +22,9 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from perdure.contract import Answer, Examples, Method, Task, TaskId, Trace
-from perdure.model import calls, evaluation, head_of, narrow, parts_of, start
+from perdure.model import Model, features, head_of, narrow, parts_of, start
 from perdure.train import BATCH, Diverged, length
 
 
@@ -74,11 +73,7 @@ class NCM(Method):
 
     def features(self, state: NCMState, x: Tensor) -> Tensor:
         """(B, d) phi of inputs x (B, ...)."""
-        net = evaluation(self.net)
-        head = net.get_submodule(head_of(self.net, self.fit))
-        with torch.no_grad(), calls([head]) as called:
-            functional_call(net, {**state.params, **state.stats}, (x,))
-        return called[head][0][0]
+        return features(self.net, self.fit, Model(state.params, state.stats, state.labels, {}), x)
 
     def predict(self, ready: NCMState, x: Tensor, id: TaskId | None = None) -> Answer:
         phi = self.features(ready, x)

@@ -26,22 +26,21 @@ Memory: constant, three times the network, for a task starts at its anchor, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import repeat
 from math import inf
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import View
 from perdure.model import Model, answer, grow, start
 from perdure.ops.anchor import check_strength
 from perdure.ops.fisher import diagonal
-from perdure.ops.memory import Memory, Replay, Sets, allocate, beside, enlist, rivals
+from perdure.ops.memory import Memory
+from perdure.ops.rehearsal import Exemplars, Rehearsal, check_slots, without
 from perdure.ops.sensitivity import factors
-from perdure.train import Descent, competing, length, minimise
+from perdure.train import competing, length, minimise
 
 
 class RWalkState(NamedTuple):
@@ -50,9 +49,7 @@ class RWalkState(NamedTuple):
     model: Model
     fisher: dict[str, Tensor]  # F, by parameter name
     score: dict[str, Tensor]  # s
-    memory: Memory | None  # none before the first task, which gives the inputs their shape, and without slots
-    sets: Sets  # the sets of labels that compete among themselves; none where all labels compete
-    which: Tensor  # (M,) int32, the set of each exemplar
+    exemplars: Exemplars
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +71,7 @@ class RWalk(Method):
     slots: int = 0
 
     scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})  # the anchor is where a task ends
-    states: ClassVar = (RWalkState, Model, Memory, Scale)
+    states: ClassVar = (RWalkState, Model, Exemplars, Memory, Scale)
     off: ClassVar = {"lam": 0.0, "slots": 0}
     fails: ClassVar = {
         Scenario.GNU: "20 % on split digits without exemplars, see --method.slots: the last task alone (perdure run "
@@ -89,8 +86,7 @@ class RWalk(Method):
             raise Refused(f"alpha is {self.alpha}; it is the share of the newest batch, from 0 to 1")
         if not 0 < self.eps < inf:
             raise Refused(f"eps is {self.eps}; a damping is finite and positive")
-        if self.slots < 0:
-            raise Refused(f"method.slots is {self.slots}; it must not be negative (0 keeps none)")
+        check_slots(self.slots)
 
     @property
     def rehearses(self) -> bool:  # type: ignore[override]  # as its options have it
@@ -98,38 +94,29 @@ class RWalk(Method):
         return self.slots > 0
 
     def init(self, key: int, background: Examples | None = None) -> RWalkState:
-        which = torch.zeros(self.slots, dtype=torch.int32)
-        return RWalkState(start(self.net, self.fit, key), {}, {}, None, (), which)
+        return RWalkState(start(self.net, self.fit, key), {}, {}, without(self.slots))
 
     def learn(self, state: RWalkState, task: Task, key: int) -> tuple[RWalkState, Trace]:
-        model, classes = grow(self.net, self.fit, state.model, task), competing(self.fit, task)
+        model = grow(self.net, self.fit, state.model, task)
         if not self.lam and not self.slots:
             model, trace = minimise(self.net, model, self.fit, task, key)
             return state._replace(model=model), trace
-        sets, own = enlist(state.sets, classes) if self.slots else (state.sets, 0)
-        shown, bias = rivals(model.labels, sets) if self.slots else (classes, None)
-        descent = Descent(self.net, model, self.fit, key, shown)
+        rehearsal = Rehearsal(self.net, model, self.fit, task, key, state.exemplars)
+        descent, examples, classes = rehearsal.descent, rehearsal.examples, competing(self.fit, task)
         theta, layout, anchor = descent.flat, descent.layout, descent.flat.clone()
-        examples = task.examples.materialise(descent.device)
-        replay = Replay(state.memory or allocate(self.slots, examples), examples, descent, key) if self.slots else None
-        which = torch.cat([state.which, state.which.new_full((len(examples),), own)])  # of the memory, then of the task
         factored, (_, steps) = factors(self.net, model, examples), length(self.fit, len(examples))
         known = bool(state.fisher)
         F, s = (layout.flat(part) if known else torch.zeros_like(theta) for part in (state.fisher, state.score))
         S = 2 * self.lam * (scaled(F) + scaled(s))
-        w, lost, total = torch.zeros_like(theta), torch.zeros_like(theta), torch.empty_like(theta)
-        away, before = torch.zeros_like(theta), torch.empty_like(theta)  # theta - anchor, now and a step ago
+        w, lost = torch.zeros_like(theta), torch.zeros_like(theta)
+        away, spare = torch.zeros_like(theta), torch.empty_like(theta)  # theta - anchor
         mark = away.clone()  # the same where the interval began
-        olds = replay.batches() if replay else repeat(None)
-        for step, (batch, old) in enumerate(zip(descent.batches(examples), olds, strict=False), 1):
-            if old is None:
-                g = descent.grad(cross_entropy(descent(batch.x), batch.y))
-            else:
-                g = descent.grad(beside(descent, batch, old, own, which, bias))
-            descent.step(torch.addcmul(g, S, away, out=total))
-            away, before = before, away
-            torch.sub(theta, anchor, out=away)
-            lost.addcmul_(g, before.sub_(away))  # before - away is -Delta_step
+        for step, (batch, *old) in enumerate(rehearsal.batches(), 1):
+            g = descent.grad(rehearsal.loss(batch, *old))
+            descent.step(torch.addcmul(g, S, away, out=spare))
+            further = torch.sub(theta, anchor, out=spare)
+            lost.addcmul_(g, away.sub_(further))  # -Delta_step
+            away, spare = further, away
             if step % self.interval == 0 or step == steps:
                 now = Model(layout.views(theta), dict(descent.net.named_buffers()), model.labels, {})
                 latest = View(examples, batch.rows)
@@ -141,9 +128,8 @@ class RWalk(Method):
                 lost.zero_()
                 mark.copy_(away)
         s = (s + w) / 2 if state.score else w
-        if replay:
-            state = state._replace(memory=replay.memory, sets=sets, which=which[replay.rows])
-        return state._replace(model=descent.model, fisher=layout.named(F), score=layout.named(s)), descent.trace
+        state = state._replace(fisher=layout.named(F), score=layout.named(s))
+        return state._replace(model=descent.model, exemplars=rehearsal.exemplars), descent.trace
 
     def predict(self, ready: RWalkState, x: Tensor, id: TaskId | None = None) -> Answer:
         return answer(self.net, ready.model, x, id)

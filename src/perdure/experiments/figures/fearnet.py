@@ -18,17 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from perdure import nets
-from perdure.contract import Examples, Fit, Scenario, Task
-from perdure.data import View
+from perdure.contract import Fit, Scenario, Task
+from perdure.data import View, blocks
 from perdure.datasets import load
 from perdure.evaluate import Omega, omega
 from perdure.experiments.figures.lab import WIDTH, Finding, Lab, Numbers, band, headed, percent, plain
 from perdure.fold import Moment, Setting, live
 from perdure.methods import METHODS
-from perdure.model import calls, evaluation, forward, start
+from perdure.model import accuracy, features, start
 from perdure.options import build_method, method_class
 from perdure.report.figures import FAINT, HUES
 from perdure.report.table import size
@@ -90,23 +89,11 @@ def encoded(lab: Lab) -> tuple[Stream, float]:
     few = [(base.train.labels == label).nonzero()[:PER_CLASS, 0] for label in range(base.classes)]
     arrays: dict[str, Any] = {}
     for test, part in (("", View(base.train, torch.cat(few))), ("_test", base.exam)):
-        arrays[f"X{test}"], logits = phi(net, model, part)
+        arrays[f"X{test}"] = torch.cat([features(net, fit, model, x) for x, *_ in blocks(part)])
         arrays[f"y{test}"] = part.labels
         arrays[f"task{test}"] = (part.labels - first + 1).clamp(min=0)
-    hits = (logits.argmax(1) == base.exam.labels)[base.exam.labels < first]
     stream = from_arrays(**arrays, name=f"features of {base.name}", scenario=Scenario.GNU, scale="standard")
-    return stream, plain([hits.float().mean()])[0]
-
-
-def phi(net: torch.nn.Module, model: Any, examples: Examples) -> tuple[Tensor, Tensor]:
-    """What the head of an encoder sees of every example (N, d), and what it says (N, n)."""
-    *_, head = evaluation(net).modules()
-    seen, said = [], []
-    for rows in torch.arange(len(examples)).split(1000):
-        with calls([head]) as called:
-            said.append(forward(net, model, examples.take(rows).x))
-        seen.append(called[head][0][0])
-    return torch.cat(seen), torch.cat(said)
+    return stream, accuracy(net, model, own[1])
 
 
 def mean(numbers: Numbers, method: str, part: str) -> float:
