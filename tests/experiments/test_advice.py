@@ -12,7 +12,11 @@ from perdure import nets, tree
 from perdure.contract import Refused, Scale, Scenario, Task, TaskId
 from perdure.data import Arrays
 from perdure.experiments import Experiment, execute
-from perdure.experiments.advice import ORDER, ROWS, WORDS, Needs, Source, _failure, advise, projected, sources
+from perdure.experiments.advice import Needs, advise
+from perdure.experiments.advice.families import ORDER, ROWS
+from perdure.experiments.advice.measured import Source, failure, sources
+from perdure.experiments.advice.needs import WORDS
+from perdure.experiments.advice.projection import projected
 from perdure.experiments.reproduction import STORED
 from perdure.fold import Setting
 from perdure.methods import METHODS
@@ -158,7 +162,7 @@ def test_sources_are_what_is_stored() -> None:
 
 def test_who_was_measured_below_half_of_joint_has_failed() -> None:
     found = [Source("two tasks", "perdure x", {"joint": 0.9, "heads": 0.4, "packnet": 0.5})]
-    heads, packnet = (_failure(name, method_class(name), Scenario.GNU, found) for name in ("heads", "packnet"))
+    heads, packnet = (failure(name, method_class(name), Scenario.GNU, found) for name in ("heads", "packnet"))
     assert heads == "40.0% on two tasks, where joint has 90.0% (perdure x)"
     assert packnet == ""
 
