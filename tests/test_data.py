@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from perdure.contract import Refused, Scale
-from perdure.data import BLOCK, Arrays, Concat, Dataset, Mapped, View
+from perdure.data import BLOCK, Arrays, Concat, Dataset, Mapped, View, blocks
 from perdure.rng import bits, integers
 from perdure.tree import equal
 
@@ -87,6 +87,16 @@ def test_materialising_takes_a_block_at_a_time():
     base = Arrays(torch.zeros(BLOCK + 5, 1), torch.zeros(BLOCK + 5, dtype=torch.int64))
     View(base, transform=lambda x, rows: sizes.append(len(x)) or x).materialise()
     assert sizes == [BLOCK, 5]
+
+
+def test_blocks_are_all_examples_in_order_or_those_that_are_asked_for(monkeypatch):
+    monkeypatch.setattr("perdure.data.BLOCK", 10)
+    every, some = View(Arrays(X, Y, SCALE), transform=add_row), torch.tensor([7, 3, 3, 22, 0, 1, 2, 4, 5, 6, 8])
+    for rows, wanted in ((torch.arange(N), None), (some, some)):
+        parts = list(blocks(every, rows=wanted))
+        assert [len(part.y) for part in parts[:-1]] == [10] * (len(rows) // 10)
+        assert equal(tuple(map(torch.cat, zip(*parts, strict=True))), tuple(every.take(rows)))
+    assert list(blocks(every, rows=some[:0])) == []
 
 
 def test_what_is_in_memory_is_not_copied():

@@ -12,8 +12,10 @@ from perdure.data import Arrays
 from perdure.model import (
     Model,
     Part,
+    accuracy,
     answer,
     check_classes,
+    features,
     forward,
     grow,
     head_of,
@@ -169,6 +171,19 @@ def test_the_forward_pass_is_the_net_in_evaluation_mode():
     assert equal(dict(net.state_dict()), dict(before))
     assert not logits.requires_grad
     assert equal(logits, net.eval()(x).detach())
+
+
+def test_features_are_what_the_head_sees_and_accuracy_counts_its_likeliest_labels():
+    net, fit = Odd(), Fit(start="net", head="head")
+    net(torch.randn(50, 6, generator=torch.Generator().manual_seed(0)))  # moves the statistics
+    model = start(net, fit, 0)._replace(labels=torch.tensor([7, 2, 5]))
+    x = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
+    seen = features(net, fit, model, x)
+    net.eval()
+    torch.testing.assert_close(seen, (net.norm(net.body(x)) * net.gain).detach())
+    likeliest = model.labels[net(x).argmax(1)]
+    wrong = torch.where(torch.arange(9) < 4, likeliest, likeliest + 1)
+    assert accuracy(net, model, Arrays(x, wrong)) == 4 / 9
 
 
 def test_rows_of_labels():
