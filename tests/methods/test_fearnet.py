@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from perdure.contract import Fit, Refused, Scenario, Task, TaskId
 from perdure.data import Arrays
 from perdure.methods import fearnet
-from perdure.methods.fearnet import FearNet, Gaussians, Mirror, drawn, gaussians, holding, nearness
+from perdure.methods.fearnet import FearNet, Gaussians, drawn, gaussians, holding, nearness
 from perdure.methods.finetune import Finetune
 from perdure.methods.ncm import NCM
 from perdure.model import Model, forward
 from perdure.nets import build
+from perdure.nets.mirror import Mirror
 from perdure.rng import normal
 from perdure.tree import equal
 
