@@ -66,6 +66,18 @@ def test_channels_first_and_last_are_the_same_images():
     assert equal(first(x), last(x.movedim(1, -1)))
 
 
+@pytest.mark.parametrize("shape", [(8, 6), (8, 6, 1), (1, 8, 6), (3, 8, 6), (8, 6, 3)])
+def test_convolutions_get_the_same_images_with_channels_side_by_side(shape):
+    net = build("conv:4", shape, 5)
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    first = x.view(2, *shape) if len(shape) == 3 and shape[0] < 4 else x.view(2, 8, 6, -1).movedim(-1, 1)
+    laid, plain = net[0](x), first.clone(memory_format=torch.contiguous_format)
+    assert equal(laid, plain)
+    assert laid.stride(1) == 1
+    assert net[1](laid).is_contiguous(memory_format=torch.channels_last)  # and so do all layers after it
+    torch.testing.assert_close(net[1:](laid), net[1:](plain))
+
+
 def test_odd_images_are_halved_downwards():
     assert build("conv:4-4", (7, 9), 2)(torch.zeros(1, 7, 9)).shape == (1, 2)
 

@@ -29,7 +29,7 @@ def conv(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Sequential:
             f"images of {height}x{width} cannot be halved {len(widths)} times; give at most "
             f"{min(height, width).bit_length() - 1} blocks"
         )
-    layers = list(before)
+    layers: list[nn.Module] = [before]
     for narrow, wide in pairwise((channels, *widths)):
         layers += [nn.Conv2d(narrow, wide, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     features = widths[-1] * (height // small) * (width // small)

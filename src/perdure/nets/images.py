@@ -10,16 +10,27 @@ from perdure.contract import Refused
 
 
 class ChannelsFirst(nn.Module):
-    """Images (B, H, W) or (B, H, W, channels) to (B, channels, H, W)."""
+    """Images (B, H, W), (B, channels, H, W) or, where these are last, (B, H, W, channels) to (B, channels, H, W).
+
+    In memory the channels of a pixel stand side by side, on which a processor's convolutions take two thirds of the
+    time; torch sees that in a stride of 1, also of a single channel.
+    """
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.last = last
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(1) if x.ndim == 3 else x.movedim(-1, 1)
+        if not self.last:
+            x = x.movedim(1, -1) if x.shape[1] > 1 else x.squeeze(1)
+        x = x if x.ndim == 4 else x.unsqueeze(-1)
+        return x.contiguous().movedim(-1, 1)
 
 
 class Images(NamedTuple):
     """What an input shape says of images."""
 
-    before: tuple[nn.Module, ...]  # the layers that make (B, channels, H, W) of a batch; none where it is so already
+    before: ChannelsFirst  # the layer that makes (B, channels, H, W) of a batch
     channels: int
     height: int
     width: int
@@ -35,5 +46,5 @@ def images(kind: str, shape: tuple[int, ...]) -> Images:
         raise Refused(f"a {kind} net needs images of 2 or 3 dimensions, and these inputs have shape {shape}; use mlp:")
     last = len(shape) == 2 or (shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4))
     if not last:
-        return Images((), *shape)
-    return Images((ChannelsFirst(),), shape[2] if len(shape) == 3 else 1, *shape[:2])
+        return Images(ChannelsFirst(last), *shape)
+    return Images(ChannelsFirst(last), shape[2] if len(shape) == 3 else 1, *shape[:2])

@@ -82,7 +82,7 @@ def resnet18(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Sequential:
     width = _width("resnet18", widths, 20)
     before, channels, _, _ = images("resnet18", shape)
     stem = [*convolution(channels, width, 3), nn.ReLU()]
-    return nn.Sequential(*before, *stem, *_stages(basic, 1, width, width, (2, 2, 2, 2)))
+    return nn.Sequential(before, *stem, *_stages(basic, 1, width, width, (2, 2, 2, 2)))
 
 
 def resnet50(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Sequential:
@@ -98,4 +98,4 @@ def resnet50(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Sequential:
     width = _width("resnet50", widths, 64)
     before, channels, _, _ = images("resnet50", shape)
     stem = [*convolution(channels, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-    return nn.Sequential(*before, *stem, *_stages(bottleneck, 4, width, width, (3, 4, 6, 3)))
+    return nn.Sequential(before, *stem, *_stages(bottleneck, 4, width, width, (3, 4, 6, 3)))
