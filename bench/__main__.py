@@ -25,6 +25,7 @@ from bench import raw
 from bench.remembering import BOUNDS as REMEMBERING
 from bench.remembering import HERDING, herding, remembering
 from bench.timing import base, ratio, seconds
+from perdure import nets
 from perdure.contract import Fit, Method, Scenario, Task, TaskId
 from perdure.data import BLOCK as BATCH
 from perdure.data import Arrays
@@ -44,6 +45,7 @@ from perdure.streams.permuted import permuted
 
 LR = 0.01
 MEMORIES, REFERENCE = 1000, 256  # of A-GEM
+PHOTOS = "finetune, resnet18:20 on 32 x 32 images, batch 10"
 BOUNDS = {
     "finetune, batch 10": 1.10,
     "finetune, batch 128": 1.10,
@@ -57,6 +59,7 @@ BOUNDS = {
     "a-gem, batch 128": 1.15,
     "exact Fisher of all examples, in training epochs (batch 10)": 3.0,
     "exact Fisher of all examples, in training epochs (batch 128)": 3.0,
+    PHOTOS: 1.10,  # of the same layers on images as they are
     "exam": 1.2,
     "supsup, threshold, 1,000 steps": 1.25,  # of rmsprop on all weights; start and coding of the mask are in it
     "supsup, largest, 1,000 steps": 1.6,
@@ -100,6 +103,15 @@ def speed(steps: dict[int, int], rounds: int) -> tuple[dict[str, dict[str, float
             name = f"{label}, batch {batch}"
             out[name] = ratio(partial(method.learn, state, task, key), yardstick, rounds)
             print(name, out[name], flush=True)
+    net, n = nets.build("resnet18:20", (3, 32, 32), 10), max(2, steps[10] // 100)
+    photos = torch.rand(10 * n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    method = Finetune(net, Fit(optimizer="sgd", lr=LR, steps=n, batch=10))
+    out[PHOTOS] = ratio(
+        partial(method.learn, method.init(0), Task(Arrays(photos, y[: 10 * n]), stream[0].id), key),
+        partial(raw.train, net[1:], photos, y, 10, LR, n),
+        rounds,
+    )
+    print(PHOTOS, out[PHOTOS], flush=True)
     method = Finetune(raw.mlp(), Fit(compete="seen"))
     state, examples = method.init(0), task.examples
     for batch in steps:
