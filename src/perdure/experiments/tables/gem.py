@@ -15,6 +15,8 @@ START = (
     "of the authors' code (a module of one's own, fit.start net), one run has ACC 53.9 and BWT -6.3."
 )
 
+SHUFFLED = "At which rate is not said: this is the one of the authors' GEM, independent and multimodal runs."
+
 
 def runs(method: str, lr: float, label: str = "", **options: float) -> dict[str, Experiment]:
     """Three runs of the paper's protocol, each with angles and examples of its own."""
@@ -76,6 +78,6 @@ def gem_rotated() -> Table:
                 "an ablation: constraints alone",
                 runs("gem", 0.1, "gem margin 0", margin=0.0),
             ),
-            Claim("joint, shuffled", 0.83, PAPER, runs("joint", 0.003), band=0.03),
+            Claim("joint, shuffled", 0.83, PAPER, runs("joint", 0.1), band=0.03, note=SHUFFLED),
         ),
     )
