@@ -65,10 +65,19 @@ def test_one_task_far_behind_is_too_far() -> None:
     assert not packing.findings(numbers)[1].holds
 
 
+def test_with_labels_enough_ten_split_tasks_are_judged_alone() -> None:
+    assert packing.streams(10) == {"permuted": 10, "split": 5}
+    assert packing.streams(100) == {"split": 10}
+    numbers = _room([0.97] * 7 + [0.9] * 3, 0.95)
+    alone = {"split": numbers["split"], "bytes": {"split": numbers["bytes"]["permuted"]}}
+    assert [finding.holds for finding in packing.findings(alone)] == [True, True]
+    assert packing.findings(alone)[0].claim.startswith("on split tasks")
+
+
 def test_packing_draws_every_method_over_its_tasks() -> None:
     kept = figures.stored("packing")["numbers"]
     panels = figures.drawn("packing", kept).axes
-    for axes, (kind, tasks) in zip(panels, packing.TASKS.items(), strict=True):
+    for axes, (kind, tasks) in zip(panels, packing.streams(10).items(), strict=True):
         for line, method in zip(axes.lines, packing.SHADES, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), range(1, tasks + 1))
             np.testing.assert_allclose(line.get_ydata(), np.mean(kept[kind][method], axis=0))
