@@ -99,6 +99,12 @@ def test_blocks_are_all_examples_in_order_or_those_that_are_asked_for(monkeypatc
     assert list(blocks(every, rows=some[:0])) == []
 
 
+def test_large_inputs_come_in_small_blocks():
+    photos = Mapped(np.zeros((30, 3, 224, 224), np.uint8), torch.zeros(30, dtype=torch.int64))
+    assert [len(part.y) for part in blocks(photos)] == [27, 3]
+    assert [len(part.y) for part in blocks(Arrays(torch.zeros(2, 5_000_000), torch.zeros(2)))] == [1, 1]
+
+
 def test_what_is_in_memory_is_not_copied():
     arrays = Arrays(X, Y)
     assert arrays.materialise() is arrays

@@ -16,7 +16,8 @@ from torch import Tensor
 from perdure.contract import Batch, Examples, Refused, Scale
 from perdure.rng import permutation
 
-BLOCK = 1024  # rows transformed, and examples asked about, at once
+BLOCK = 1024  # rows transformed, and at most asked about, at once
+NUMBERS = 1 << 22  # that a network is asked about at once: fewer rows, where these are large
 
 
 class Transform(Protocol):
@@ -167,8 +168,8 @@ class Concat(_Set):
 
 def blocks(examples: Examples, where: torch.device | None = None, rows: Tensor | None = None) -> Iterator[Batch]:
     """All examples, or those at rows (n,), on a device, as many at once as a forward pass without gradient takes."""
-    home = examples.labels.device
-    rows = torch.arange(len(examples), device=home) if rows is None else rows
-    for part in rows.split(BLOCK) if len(rows) else ():
+    rows = torch.arange(len(examples), device=examples.labels.device) if rows is None else rows
+    width = max(1, examples.raw(rows[:1]).numel()) if len(rows) else 1
+    for part in rows.split(max(1, min(BLOCK, NUMBERS // width))) if len(rows) else ():
         x, y, _ = examples.take(part)
         yield Batch(x.to(where), y.to(where), part.to(where))
