@@ -276,6 +276,21 @@ def test_a_task_is_forgotten_and_with_purge_for_good(plants) -> None:
     assert plants("learner check plants").status == 0
 
 
+def test_the_policy_is_shown_and_changed_by_what_is_given(plants) -> None:
+    before = plants("learner policy plants")
+    assert before == (0, "  --max-drop 1.0\n  --max-flips 1.0\n  --byte-budget none\n  --least 2\n", "")
+    said = plants("learner policy plants --byte-budget 20MB --max-drop 0.1")
+    assert said.out.splitlines()[:2] == ["changed (entry 3):", "  --max-drop 0.1"]
+    assert history(plants)[-1] == "3 policy changed"
+    found = last(plants("learner policy plants --byte-budget none --json"))
+    assert found == {"max_drop": 0.1, "max_flips": 1.0, "byte_budget": None, "least": 2}
+    for wrong, why in (("--max-drop 3", "max_drop is 3.0"), ("--byte-budget 10", "the version that answers takes")):
+        said = plants(f"learner policy plants {wrong}")
+        assert said.status == 2
+        assert said.err.startswith(f"perdure: {why}")
+    assert len(plants("learner history plants").out.splitlines()) == 2 + 5
+
+
 def test_pruning_frees_what_is_old(plants) -> None:
     before = sum(path.stat().st_size for path in Path("plants/blobs").iterdir())
     said = plants("learner prune plants --json")

@@ -689,6 +689,7 @@ def test_who_works_on_with_a_forged_learner_is_refused_or_served(
             lambda: learner.forget("task 0"),
             learner.rollback,
             lambda: learner.promote(3),
+            lambda: learner.change_policy(Policy()),
             lambda: learner.prune(2),
         ]
         for verb in verbs:

@@ -110,6 +110,34 @@ def test_a_candidate_may_wait(make: Make) -> None:
     assert list(learner.tasks) == ["zero"]
 
 
+def test_another_policy_judges_from_then_on_also_for_one_who_had_opened_before(make: Make) -> None:
+    learner = make(method="finetune")
+    learner.learn(blobs(0), "zero")
+    other, now = Learner(learner.folder), answers(learner)
+    assert learner.learn(blobs(1), "one").verdict == "kept back"
+    entry = learner.change_policy(Policy(1.0, 1.0, least=30))
+    assert (entry.event, entry.number, answers(learner)) == ("policy changed", 3, now)
+    with pytest.raises(Refused, match="12 examples to learn are fewer than the 30 of the policy"):
+        other.learn(blobs(1, n=12), "one", validation=0)
+    assert other.learn(blobs(1), "one").verdict == "promoted"
+    assert Learner(learner.folder).policy == Policy(1.0, 1.0, least=30)
+    learner.rollback()
+    assert answers(learner) == now
+    assert learner.history()[0].settings == entry.settings  # the policy is not a version's
+    learner.prune()
+    assert learner.check().problems == ()
+
+
+def test_a_budget_that_is_spent_already_is_refused(two: Learner) -> None:
+    used = two.archive.nbytes(two.ledger.newest().version)
+    with pytest.raises(Refused, match=f"takes {used:,} bytes, and the budget would be {used - 1:,}; forget a task"):
+        two.change_policy(Policy(byte_budget=used - 1))
+    assert two.history()[0].event == "learned"
+    two.change_policy(Policy(byte_budget=used))
+    with pytest.raises(Refused, match="and the budget is"):
+        two.learn(blobs(2), "two")
+
+
 def test_rolling_back_brings_every_bit_back(two: Learner) -> None:
     now = answers(two)
     two.rollback()
@@ -271,7 +299,7 @@ def test_each_column_may_have_a_scale(make: Make) -> None:
 
 @pytest.mark.parametrize("method", ["heads", "supsup", "er", "independent", "packnet", "ewc"])
 def test_the_bytes_of_a_task_are_known_before_it_is_learned(make: Make, method: str) -> None:
-    learner = make(method=method, policy=LOOSE, net="mlp:64-64")
+    learner = make(method=method, policy=Policy(1.0, 1.0, byte_budget="1GB"), net="mlp:64-64")
     seen = []
     for task in range(3):
         before, trial = learner.archive.nbytes(learner.history()[0].version), []
@@ -280,7 +308,6 @@ def test_the_bytes_of_a_task_are_known_before_it_is_learned(make: Make, method: 
             trial.append(projected(*given))
             return trial[0]
 
-        learner.policy = Policy(1.0, 1.0, byte_budget="1GB")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("perdure.learner.learner.projected", watched)
             report = learner.learn(blobs(task), f"task {task}")
@@ -293,7 +320,7 @@ def test_the_bytes_of_a_task_are_known_before_it_is_learned(make: Make, method: 
 def test_a_budget_is_kept_before_any_work(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = make(method="independent", net="mlp:64", byte_budget="1MB", policy=LOOSE)
     used = learner.learn(blobs(0), "zero").nbytes
-    learner.policy = Policy(1.0, 1.0, byte_budget=used + 4000)
+    learner.change_policy(Policy(1.0, 1.0, byte_budget=used + 4000))
     steps = []
     learn = Independent.learn
     monkeypatch.setattr(
@@ -413,7 +440,8 @@ def test_a_folder_that_cannot_be_written_still_answers(two: Learner, monkeypatch
 def test_one_writes_at_a_time_and_readers_never_wait(two: Learner) -> None:
     with locked(two.folder / LOCK):
         assert len(Learner(two.folder).predict(X)) == 60
-        for write in (lambda: two.learn(blobs(2), "two"), two.rollback, lambda: two.forget("one"), two.prune):
+        verbs = [two.rollback, two.prune, lambda: two.forget("one"), lambda: two.change_policy(Policy())]
+        for write in (lambda: two.learn(blobs(2), "two"), *verbs):
             with pytest.raises(Refused, match="another process is working in"):
                 write()
 

@@ -1,7 +1,7 @@
 """A learner on disk: teach it your own data a task at a time, ask it, check it, undo.
 
 `perdure learner create DIR` makes one in a folder; `learn`, `predict`, `explain`, `check`, `history`, `promote`,
-`rollback`, `forget` and `prune` follow.
+`rollback`, `forget`, `policy` and `prune` follow.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ ARGUMENTS: dict[str, list[tuple[str, str]]] = {
     "promote": [("number", "of the candidate, as history shows it")],
     "rollback": [("number", "of the entry after which things should be as they were (default: one version back)")],
     "forget": [("name", "of the task")],
+    "policy": [],
     "prune": [],
 }
 OPTIONAL = {("rollback", "number")}
@@ -102,6 +104,10 @@ def _parser(verb: str) -> Parser:
             "Options such as --fit.steps are in: perdure run --help; such as --method.slots in: perdure show METHOD"
         )
         return parser
+    if verb == "policy":
+        for option in described(POLICY):
+            add(parser, option)
+        parser.epilog = "What is not given stays as it is. --byte-budget none: no limit. Without options it is shown."
     parser.add_argument("--wait", type=float, metavar="SECONDS", help="wait so long for another process that writes")
     parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda (default: cpu)")
     parser.add_argument("--json", action="store_true", help="the outcome as JSON on the last line of stdout")
@@ -307,6 +313,22 @@ def _forget(given: Given, console: Console) -> int:
     return _done(given, console, learner, learner.forget(given["name"], purge="purge" in given))
 
 
+def _policy(given: Given, console: Console) -> int:
+    """Shows what an update may cost, or lets another policy judge from now on."""
+    learner = _opened(given)
+    asked = {name: value for name, value in given.items() if name in vars(learner.policy)}
+    lifted = {"byte_budget": None} if asked.get("byte_budget") == "none" else {}
+    if asked:
+        more = typed(POLICY, {name: value for name, value in asked.items() if name not in lifted})
+        entry = learner.change_policy(replace(learner.policy, **more | lifted))
+        console.print(f"changed (entry {entry.number}):")
+    for name, value in vars(learner.policy).items():
+        console.print(f"  {flag(name)} {'none' if value is None else value}", markup=False)
+    if "json" in given:
+        print(json.dumps(asdict(learner.policy)))
+    return 0
+
+
 def _prune(given: Given, console: Console) -> int:
     """Deletes old versions, and candidates that were kept back."""
     freed = _opened(given).prune(given.get("versions", 1))
@@ -403,5 +425,6 @@ VERBS: dict[str, Callable[[Given, Console], int]] = {
     "promote": _promote,
     "rollback": _rollback,
     "forget": _forget,
+    "policy": _policy,
     "prune": _prune,
 }

@@ -114,9 +114,8 @@ class Learner:
         with locked(folder / LOCK):
             if (folder / HEAD).exists():
                 raise Refused(f"{folder} holds a learner; open it, or choose another folder")
-            plain = ledger.blobs.put(json.dumps({"settings": asdict(settings), "policy": asdict(policy)}).encode())
             version = save_state(ledger.blobs, Version()).name
-            ledger.append("created", None, settings=plain, version=version)
+            ledger.append("created", None, settings=_stored(ledger, settings, policy), version=version)
         return cls(folder)
 
     @property
@@ -359,6 +358,24 @@ class Learner:
             entry = self.ledger.append("forgotten", head, version=stored, report={"task": name})
             return self.archive.prune(entry, 1)[0] if purge else entry
 
+    def change_policy(self, policy: Policy) -> Entry:
+        """Lets another policy judge what is learned from now on, and what `check` finds; what answers, answers on.
+
+        Raises:
+            Refused: the version that answers takes more bytes than the new budget.
+        """
+        with self._writing() as (head, _):
+            used, budget = self.archive.nbytes(head.version), policy.byte_budget
+            if budget is not None and used > int(budget):
+                raise Refused(
+                    f"the version that answers takes {used:,} bytes, and the budget would be {int(budget):,}; "
+                    "forget a task first, or allow more"
+                )
+            stored = _stored(self.ledger, self.settings, policy)
+            entry = self.ledger.append("policy changed", head, settings=stored)
+            self.policy = policy
+            return entry
+
     def prune(self, versions: int = 1) -> int:
         """Deletes all but the newest versions, those that answered and those that did not; the bytes that freed.
 
@@ -487,7 +504,9 @@ class Learner:
     def _writing(self) -> Iterator[tuple[Entry, Loaded]]:
         """Holds the folder against other writers; the newest entry, and the version that answers."""
         with locked(self.folder / LOCK, self.wait):
-            yield self.ledger.newest(), self._load()
+            head = self.ledger.newest()
+            self.settings, self.policy = self._read_settings(head)  # another process may have changed the policy
+            yield head, self._load()
 
     def _named(self, name: str | None, version: Version) -> str:
         """A name that a task may have."""
@@ -560,6 +579,11 @@ class Learner:
         else:
             return ""
         return f": perdure learner rollback {self.folder} {entry.number}" if with_it else ""
+
+
+def _stored(ledger: Ledger, settings: Settings, policy: Policy) -> str:
+    """The name under which the two are stored."""
+    return ledger.blobs.put(json.dumps({"settings": asdict(settings), "policy": asdict(policy)}).encode())
 
 
 def _labels(answer: Answer) -> Tensor:

@@ -25,7 +25,7 @@ FORMAT = 1
 HEAD = "HEAD"
 SHORT = 100  # bytes of HEAD at most: it holds one name
 FOUND = {"task": str, "verdict": str, "accuracy": float, "nbytes": int, "row": dict[str, float]}  # and is read again
-Event = Literal["created", "learned", "kept back", "promoted", "rolled back", "forgotten", "pruned"]
+Event = Literal["created", "learned", "kept back", "promoted", "rolled back", "forgotten", "pruned", "policy changed"]
 
 
 @dataclass(frozen=True)
