@@ -298,7 +298,7 @@ class Descent:
         """
         self._note(loss)
         grads = self._grads if onto is None else onto
-        parts = self._parts(grads)
+        parts = self.parts(grads)
         if len(self._moving) < len(parts):
             parts = [part for part, leaf in zip(parts, self.leaves, strict=True) if leaf.requires_grad]
             if onto is None:
@@ -309,6 +309,15 @@ class Descent:
                 (torch._foreach_copy_ if onto is None else torch._foreach_add_)(parts, fresh)
         return grads
 
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """The same gradient as it comes, a tensor each of the leaves: nothing is copied."""
+        self._note(loss)
+        for leaf in self.leaves:
+            leaf.grad = None
+        if self._moving:
+            loss.backward(inputs=self._moving)
+        return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self.leaves]
+
     def step(self, grads: Tensor) -> None:
         """Clips, follows the schedule and moves along (P,) gradients; what is held keeps its bits."""
         if self._free is not None:
@@ -316,7 +325,7 @@ class Descent:
         if self.fit.clip is not None:
             norm = torch.linalg.vector_norm(grads)
             grads.mul_((self.fit.clip / (norm + 1e-6)).clamp_(max=1.0))
-        self._move(self._parts(grads))
+        self._move(self.parts(grads))
         if self._free is not None:
             self.moved.view(self._free.dtype).bitwise_and_(self._free).bitwise_or_(self._held)
 
@@ -329,14 +338,10 @@ class Descent:
         if self._free is not None or self.fit.clip is not None:
             flat = self.grad(loss)
             if pull is not None:
-                pull(self._parts(flat))
+                pull(self.parts(flat))
             self.step(flat)
             return
-        self._note(loss)
-        for leaf in self.leaves:
-            leaf.grad = None
-        loss.backward(inputs=self.leaves)
-        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self.leaves]
+        grads = self.gradients(loss)
         if pull is not None:
             pull(grads)
         self._move(grads)
@@ -345,8 +350,8 @@ class Descent:
         if len(self._losses) == self._steps:
             self._losses.append(loss.detach())
 
-    def _parts(self, grads: Tensor) -> list[Tensor]:
-        """The views of a flat buffer, a leaf each; those of the last few buffers are kept."""
+    def parts(self, grads: Tensor) -> list[Tensor]:
+        """The views of a flat (P,) buffer, a leaf each; those of the last few buffers are kept."""
         if id(grads) not in self._views:
             if len(self._views) == FEW:
                 self._views.clear()

@@ -68,13 +68,15 @@ class SI(Method):
         descent = Descent(self.net, model, self.fit, key, competing(self.fit, task))
         theta, layout, anchor = descent.flat, descent.layout, descent.flat.clone()
         Omega = layout.flat(state.importance) if state.importance else torch.zeros_like(theta)
-        strength, omega = 2 * self.c * Omega, torch.zeros_like(theta)
+        strength, omega, parts = 2 * self.c * Omega, torch.zeros_like(theta), descent.parts
         away, spare = torch.zeros_like(theta), torch.empty_like(theta)  # theta - anchor
         for batch in descent.batches(task.examples):
-            g = descent.grad(cross_entropy(descent(batch.x), batch.y))
-            descent.step(torch.addcmul(g, strength, away, out=spare))
+            g = descent.gradients(cross_entropy(descent(batch.x), batch.y))  # not copied, but layer by layer
+            for part, *pull, total in zip(g, parts(strength), parts(away), parts(spare), strict=True):
+                torch.addcmul(part, *pull, out=total)
+            descent.step(spare)
             further = torch.sub(theta, anchor, out=spare)
-            omega.addcmul_(g, away.sub_(further))  # -Delta
+            torch._foreach_addcmul_(parts(omega), g, parts(away.sub_(further)))  # -Delta
             away, spare = further, away
         Omega.add_(omega.div_(away.square_().add_(self.xi))).clamp_min_(0)
         return SIState(descent.model, layout.named(Omega)), descent.trace
