@@ -78,6 +78,7 @@ class SI(Method):
             further = torch.sub(theta, anchor, out=spare)
             torch._foreach_addcmul_(parts(omega), g, parts(away.sub_(further)))  # -Delta
             away, spare = further, away
+            del g  # the next gradient is written where this one was
         Omega.add_(omega.div_(away.square_().add_(self.xi))).clamp_min_(0)
         return SIState(descent.model, layout.named(Omega)), descent.trace
 
