@@ -21,3 +21,18 @@ def test_the_command_line_says_published_ours_and_verdict(perdure, monkeypatch: 
     assert json.loads(one.out.splitlines()[-1]) == [finding for finding in findings if finding["table"] == "hw14-21"]
     assert perdure("reproduce").status == 2
     assert "did you mean noisy-pair" in perdure("reproduce noisy-pear").err
+
+
+def test_a_part_of_no_name_is_refused_before_any_run(perdure) -> None:
+    said = perdure("reproduce hw14-22 --run --only stream")
+    assert said.status == 2
+    assert said.err.startswith("perdure: no run has 'stream' in its name; there are finetune seed 0, ")
+
+
+def test_what_diverged_is_named_after_the_table(perdure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.cli.reproduce.needed", lambda *_: 0.0)
+    monkeypatch.setattr("perdure.cli.reproduce.reproduce", lambda *_, **__: {"ewc seed 1": "training diverged"})
+    said = perdure("reproduce hw14-22 --run")
+    assert said.status == 1
+    assert "finetune" in said.out
+    assert said.err.endswith("perdure: hw14-22, ewc seed 1: training diverged\n")

@@ -1,5 +1,6 @@
 """Reproduction: claims measure the figure they name, verdicts follow bands, and only what is missing runs."""
 
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
@@ -82,6 +83,16 @@ def test_what_is_missing_runs_once_and_is_kept_with_its_origin(small: Table, tmp
     assert (first.done, first.verdict) == (2, "reproduced")
     assert second.ours == entries["finetune seed 0"]["R"][2][0]
     assert second.verdict == "measured"
+
+
+def test_a_run_that_diverges_is_named_and_the_others_run(small: Table, tmp_path: Path) -> None:
+    runs = {"wild": tiny(0), **small.runs}
+    runs["wild"] = replace(runs["wild"], options=runs["wild"].options | {"fit.optimizer": "sgd", "fit.lr": 1e30})
+    both = replace(small, claims=(Claim("wild", None, "", {"wild": runs["wild"]}), *small.claims))
+    failed = reproduction.reproduce(both, tmp_path / "runs", lambda run, moment: None)
+    assert list(failed) == ["wild"]
+    assert "training diverged" in failed["wild"]
+    assert set(reproduction.stored(both)) == set(small.runs)
 
 
 def test_a_killed_run_goes_on(small: Table, tmp_path: Path) -> None:

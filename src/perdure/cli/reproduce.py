@@ -7,6 +7,7 @@ run again, and one that was killed goes on.
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.table import Table as Grid
 
 from perdure.cli.parser import Parser
 from perdure.cli.progress import Watch, shown
+from perdure.contract import Refused
 from perdure.experiments.cost import spoken
 from perdure.experiments.reproduction import figures, findings, missing, needed, page, reproduce
 from perdure.experiments.tables import TABLES, Table, table
@@ -46,16 +48,24 @@ def main(words: list[str]) -> int:
     if ("name" in given) == ("all" in given):
         parser.error("name a table, or ask for --all of them")
     tables = [table(name) for name in (TABLES if "all" in given else [given["name"]])]
+    failed = dict[str, str]()
     if "run" in given:
+        only = given.get("only", "")
+        names = [name for of in tables for name in of.runs]
+        if not any(only in name for name in names):
+            raise Refused(f"no run has {only!r} in its name; there are {', '.join(names)}")
         setting: dict[str, Any] = {name: given[name] for name in ("device", "threads") if name in given}
-        _run(tables, Path(given.get("out", "runs/reproduce")), given.get("only", ""), setting)
+        failed = _run(tables, Path(given.get("out", "runs/reproduce")), only, setting)
     _print(tables, Console(stderr="json" in given, highlight=False))
     if "json" in given:
         print(json.dumps([finding.to_json() for finding in findings(tables)]))
-    return 0
+    for name, why in failed.items():
+        print(f"perdure: {name}: {why}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _run(tables: list[Table], folder: Path, only: str, setting: dict[str, Any]) -> None:
+def _run(tables: list[Table], folder: Path, only: str, setting: dict[str, Any]) -> dict[str, str]:
+    """Runs what is missing; why runs have no result, by table and name."""
     console = Console(stderr=True, highlight=False)
     for of in tables:
         left = missing(of, only)
@@ -71,9 +81,12 @@ def _run(tables: list[Table], folder: Path, only: str, setting: dict[str, Any]) 
                 watchers[run] = lines.enter_context(shown((moment.seed,), label=run))
             watchers[run](moment)
 
+        failed = dict[str, str]()
         for of in tables:
             watchers.clear()
-            reproduce(of, folder, watch, only, **setting)
+            found = reproduce(of, folder, watch, only, **setting)
+            failed |= {f"{of.name}, {name}": why for name, why in found.items()}
+    return failed
 
 
 def _print(tables: list[Table], console: Console) -> None:

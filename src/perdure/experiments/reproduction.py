@@ -24,6 +24,7 @@ from perdure.experiments.tables import TABLES, Claim, Table, table
 from perdure.fold import Moment
 from perdure.report.table import interval
 from perdure.store import write_json
+from perdure.train import Diverged
 
 STORED = Path(str(resources.files("perdure.experiments"))) / "results"
 
@@ -88,19 +89,29 @@ def reproduce(
     watch: Callable[[str, Moment], None],
     only: str = "",
     **setting: Any,
-) -> None:
+) -> dict[str, str]:
     """Runs what is missing from a table, and stores each result as it comes.
+
+    A run that diverges does not keep the others from running.
 
     Args:
         folder: where the runs keep their states; what it holds is continued.
         watch: called with the name of the run and every `Moment`.
         only: a part of the names of the runs to do; all when empty.
         setting: `device` and `threads`, where they differ from the table's.
+
+    Returns:
+        Why runs have no result, by their name: those that diverged.
     """
+    failed = {}
     for name, experiment in missing(of, only).items():
         if not _file(of, name).exists():  # by another process since
             given = replace(experiment, setting=replace(experiment.setting, **setting))
-            _run(of, name, given, folder / of.name / _slug(name), watch)
+            try:
+                _run(of, name, given, folder / of.name / _slug(name), watch)
+            except Diverged as error:
+                failed[name] = str(error)
+    return failed
 
 
 def _run(of: Table, name: str, experiment: Experiment, home: Path, watch: Callable[[str, Moment], None]) -> None:
