@@ -89,8 +89,8 @@ def a_gem_cifar() -> Table:
                 f"{OF_17}; lam 10 there",
                 runs("ewc", 0.03, lam=0.1, fisher_examples=500),
                 band=0.04,
-                note="Their lam multiplies a running mean of squared gradients of batches; ours, of single examples, are "
-                "larger, and at lam 10 it diverges. Chosen on the first three tasks, of .1 and 1: perdure sweep a-gem-cifar.",
+                note="Their lam multiplies a running mean of squared gradients of batches. Ours, of single examples, "
+                "are larger: at lam 10 it diverges. Chosen on three tasks, of .1 and 1: perdure sweep a-gem-cifar.",
             ),
             Claim("er", None, "the same network and memory", runs("er", 0.03, slots=1300)),
             Claim("a-gem", 0.623, f"{OF_17}; 13 exemplars a class", runs("a-gem", 0.03, per_class=13), band=0.04),
