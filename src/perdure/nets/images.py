@@ -12,8 +12,8 @@ from perdure.contract import Refused
 class ChannelsFirst(nn.Module):
     """Images (B, H, W), (B, channels, H, W) or, where these are last, (B, H, W, channels) to (B, channels, H, W).
 
-    In memory the channels of a pixel stand side by side, on which a processor's convolutions take two thirds of the
-    time; torch sees that in a stride of 1, also of a single channel.
+    In memory the channels of a pixel stand side by side, on which a processor's convolutions are faster; torch sees
+    that in a stride of 1, also of a single channel.
     """
 
     def __init__(self, last: bool) -> None:
