@@ -45,6 +45,5 @@ def images(kind: str, shape: tuple[int, ...]) -> Images:
     if len(shape) not in (2, 3):
         raise Refused(f"a {kind} net needs images of 2 or 3 dimensions, and these inputs have shape {shape}; use mlp:")
     last = len(shape) == 2 or (shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4))
-    if not last:
-        return Images(ChannelsFirst(last), *shape)
-    return Images(ChannelsFirst(last), shape[2] if len(shape) == 3 else 1, *shape[:2])
+    size = (shape[2] if len(shape) == 3 else 1, *shape[:2]) if last else shape
+    return Images(ChannelsFirst(last), *size)
