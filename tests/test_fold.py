@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 import perdure
-from perdure.contract import Refused
+from perdure.contract import Fit, Refused, Task, TaskId
+from perdure.data import Arrays
 from perdure.fold import Setting
+from perdure.methods.supsup import SupSup
+from perdure.nets import build
 
 SHORT = {"fit.steps": 60}
 
@@ -66,3 +69,30 @@ def test_settings_out_of_range_are_refused():
     ):
         with pytest.raises(Refused, match=words):
             Setting(**wrong)
+
+
+BEHIND = {
+    ("icarl", "gnu"): ({"method.slots": 7}, "method.slots is 7, and there are 10 classes"),
+    ("supsup", "gg"): ({"method.most": 2}, "all 2 masks are in use"),
+    ("dgr", "gnu"): ({}, r"made for inputs from 0 to 1, and those of this task lie in "),
+}
+
+
+@pytest.mark.parametrize(("method", "scenario"), BEHIND)
+def test_what_a_later_task_would_be_refused_for_is_said_before_the_first_is_learned(method, scenario, tmp_path):
+    options, words = BEHIND[method, scenario]
+    x = torch.rand(100, 4) * torch.where(torch.arange(100) < 80, 1.0, 4.0)[:, None]
+    x[0, 0], x[0, 1], x[99, 0] = 0.0, 1.0, 4.0
+    np.savez(tmp_path / "mine.npz", X=x, y=torch.arange(100) // 10, task=torch.arange(100) // 20)
+    given = {"net": "mlp:8", "scenario": scenario, "options": options, "out": tmp_path / "run"}
+    with pytest.raises(Refused, match=words):
+        perdure.run(str(tmp_path / "mine.npz"), method, **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_known_task_takes_no_second_mask():
+    method = SupSup(build("mlp:8", (4,), 2), Fit(), outputs=2, most=2)
+    examples = Arrays(torch.rand(20, 4), torch.arange(20) % 2)
+    method.vet([Task(examples, TaskId(index, torch.arange(2))) for index in (0, 1, 0)])
+    with pytest.raises(Refused, match="all 2 masks"):
+        method.vet([Task(examples, TaskId(index, torch.arange(2))) for index in (0, 1, 2)])

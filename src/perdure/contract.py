@@ -15,7 +15,7 @@ M memory slots.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -216,6 +216,14 @@ class Method(ABC):
     @abstractmethod
     def predict(self, ready: Ready, x: Tensor, id: TaskId | None = None) -> Answer:
         """The answer for inputs x (B, ...), each on its own."""
+
+    def vet(self, tasks: Sequence[Task]) -> None:
+        """Looks at all tasks of a run before the first is learned.
+
+        Raises:
+            Refused: one of them could not be learned after those before it, as `learn` would say when hours are spent.
+        """
+        return
 
     def forget(self, state: State, index: int) -> State:
         """The state of one who never kept the task of this index: the others answer as before, to the bit.

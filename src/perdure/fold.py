@@ -143,7 +143,9 @@ def suited(method: Method, stream: Stream) -> Method:
     if labels is None and fit.compete == "all":
         labels = torch.cat([exam.id.classes for exam in stream.exams])
     rows = 0 if labels is None else int(labels.max()) + 1
-    return method.with_(net=with_outputs(method.net, fit, rows), fit=fit)
+    method = method.with_(net=with_outputs(method.net, fit, rows), fit=fit)
+    method.vet(stream.tasks)
+    return method
 
 
 def cut(method: Method, stream: Stream) -> str:

@@ -66,7 +66,7 @@ def parsed(parser: Parser, words: Iterable[str]) -> dict[str, Any]:
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
             if flag(name) not in parser.known:
-                parser.add_argument(flag(name), dest=name)
+                parser.add_argument(flag(name), dest=name, nargs="?", const="")  # a value may be missing, too
             if "." in name and not equals:  # joined with its value, which may begin with -
                 equals, value = "=", next(rest, "")
             word = flag(name) + equals + value

@@ -150,6 +150,11 @@ class DGR(Method):
     def init(self, key: int, background: Examples | None = None) -> DGRState:
         return DGRState(start(self.net, self.fit, key), None, (), 0)
 
+    def vet(self, tasks: Sequence[Task]) -> None:
+        made = None
+        for task in tasks if self.r != 1 else ():
+            made = self._made(made, task.examples, 0, torch.device("cpu"))
+
     def learn(self, state: DGRState, task: Task, key: int) -> tuple[DGRState, Trace]:
         model = grow(self.net, self.fit, state.model, task)
         if self.r == 1:

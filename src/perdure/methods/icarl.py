@@ -21,6 +21,7 @@ Memory: constant, the network and `slots` exemplars as they are stored, allocate
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -93,6 +94,16 @@ def between(olds: int, news: int, key: int) -> Tensor:
     return torch.cat([uniform(key, olds) * news, torch.arange(news)]).argsort(stable=True)
 
 
+def check_filled(task: Task, classes: Tensor) -> None:
+    """Raises Refused where a class of a task is not among those (C,) of which there are examples."""
+    named = classes_of(task).to(classes.device)
+    if len(empty := named[~torch.isin(named, classes)]):
+        raise Refused(
+            f"class {int(empty[0])} of the task has no examples, so that nothing would be its mean; give it at "
+            "least one, or leave it out of the classes of the task"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class ICaRL(Method):
     """Nearest mean of exemplars, in features that are distilled.
@@ -113,12 +124,20 @@ class ICaRL(Method):
     def init(self, key: int, background: Examples | None = None) -> ICaRLState:
         return ICaRLState(start(self.net, self.fit, key), None, torch.zeros(0, dtype=torch.int64))
 
+    def vet(self, tasks: Sequence[Task]) -> None:
+        classes = torch.zeros(0, dtype=torch.int64)
+        for task in tasks:
+            classes = torch.cat([classes, task.examples.labels.cpu()]).unique()
+            check_filled(task, classes)
+        self._check_room(classes)
+
     def learn(self, state: ICaRLState, task: Task, key: int) -> tuple[ICaRLState, Trace]:
         length(self.fit, len(task.examples))  # refuses an empty task, whatever is in memory
         known, labels = state.classes, task.examples.labels.to(state.counts.device)
         shown = labels.unique()
         classes = torch.cat([known, shown[~torch.isin(shown, known)]])
-        self._check(task, classes)
+        check_filled(task, classes)
+        self._check_room(classes)
         descent = Descent(self.net, grow(self.net, self.fit, state.model, task), self.fit, key, classes)
         examples = task.examples.materialise(descent.device)
         pool = joined(state.memory, examples)
@@ -134,18 +153,12 @@ class ICaRL(Method):
         memory = filled(self.slots, keep(View(pool, rows), descent.device))
         return ICaRLState(model, memory, counts + (labels == classes[:, None]).sum(1)), descent.trace
 
-    def _check(self, task: Task, classes: Tensor) -> None:
-        """Raises Refused where a class has no example at all, or would have no exemplar."""
-        named = classes_of(task).to(classes.device)
-        if len(empty := named[~torch.isin(named, classes)]):
-            raise Refused(
-                f"class {int(empty[0])} of the task has no examples, so that nothing would be its mean; give it at "
-                "least one, or leave it out of the classes of the task"
-            )
+    def _check_room(self, classes: Tensor) -> None:
+        """Raises Refused where a class would have no exemplar."""
         if len(classes) > self.slots:
             raise Refused(
-                f"method.slots is {self.slots}, and with this task there are {len(classes)} classes, which need one "
-                f"exemplar each; raise it to at least {len(classes)}"
+                f"method.slots is {self.slots}, and there are {len(classes)} classes, which need one exemplar each; "
+                f"raise it to at least {len(classes)}"
             )
 
     def _targets(self, state: ICaRLState, mixed: Examples, classes: Tensor, shown: Tensor) -> Tensor:

@@ -189,16 +189,20 @@ class SupSup(Method):
         maskable(self.net)
         return Supermasks(fold(key, "constants"), torch.empty(0, dtype=torch.int64), (), (), (), (), {})
 
+    def vet(self, tasks: Sequence[Task]) -> None:
+        ids: dict[int, TaskId] = {}
+        for task in tasks:
+            if task.id is not None:
+                ids.pop(task.id.index, None)
+                self._admit(list(ids.values()), task)
+                ids[task.id.index] = task.id
+
     def learn(self, state: Supermasks, task: Task, key: int) -> tuple[Supermasks, Trace]:
         if task.id is None:
             return Allocation(self, state, task, key).learn()
         others = [place for place, id in enumerate(state.ids) if id.index != task.id.index]
         state, labels = only(state, others), first_come(task).to(state.labels.device)
-        self.check(labels)
-        if self.objective([*state.ids, TaskId(task.id.index, labels)]) is entropy:
-            check_classes(task)  # spare outputs tell it from others; entropy would take it for the surest of all
-        if self.most is not None and len(state.ids) >= self.most:
-            raise Refused(f"all {self.most} masks are in use; raise method.most, or leave it out for no limit")
+        self._admit(state.ids, task)
         model = Model(self._first_scores(state, fold(key, "scores")), self.fresh(state)[1], labels, {})
         descent, through = self.begin(state, model, replace(self.fit, moments="fresh"), key)
         masks = learn_masks(through, descent, task.examples)
@@ -273,6 +277,15 @@ class SupSup(Method):
             raise Refused("a flow without ids has masks, but no task to forget; roll back to a state before it")
         place, k = place_of(index, [id.index for id in state.ids]), len(state.ids)
         return only(state, [*range(place), *range(place + 1, k)])
+
+    def _admit(self, ids: Sequence[TaskId], task: Task) -> None:
+        """Raises Refused where a task cannot have a mask beside those of others."""
+        assert task.id is not None
+        self.check(task.id.classes)
+        if self.objective([*ids, task.id]) is entropy:
+            check_classes(task)  # spare outputs tell it from others; entropy would take it for the surest of all
+        if self.most is not None and len(ids) >= self.most:
+            raise Refused(f"all {self.most} masks are in use; raise method.most, or leave it out for no limit")
 
     def check(self, labels: Tensor) -> None:
         """Raises Refused where the network has fewer outputs than labels (l,)."""
