@@ -1,6 +1,6 @@
 """Reproduction: claims measure the figure they name, verdicts follow bands, and only what is missing runs."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
 
@@ -124,9 +124,8 @@ def test_every_run_of_every_table_can_be_planned_from_its_command(name: str) -> 
     assert of.name == name
     for run in of.runs.values():
         general = {"tasks": run.tasks, "scenario": run.scenario, "net": run.net, "seed": run.seeds[0]}
-        names = ("exam_rows", "exam_examples")
-        rows = {} if run.setting == Setting() else {name: getattr(run.setting, name) for name in names}
-        given = {key: value for key, value in (general | rows | run.options).items() if value is not None}
+        setting = dict(asdict(run.setting).items() - asdict(Setting()).items())
+        given = {key: value for key, value in (general | setting | run.options).items() if value is not None}
         again = plan(run.stream, run.method, given)
         assert {**again.options, **run.options} == again.options
         assert again.setting == run.setting
