@@ -130,7 +130,7 @@ def test_another_policy_judges_from_then_on_also_for_one_who_had_opened_before(m
 
 def test_a_budget_that_is_spent_already_is_refused(two: Learner) -> None:
     used = two.archive.nbytes(two.ledger.newest().version)
-    with pytest.raises(Refused, match=f"takes {used:,} bytes, and the budget would be {used - 1:,}; forget a task"):
+    with pytest.raises(Refused, match=f"it takes {used:,} bytes; the budget is {used - 1:,}; forget a task"):
         two.change_policy(Policy(byte_budget=used - 1))
     assert two.history()[0].event == "learned"
     two.change_policy(Policy(byte_budget=used))

@@ -70,8 +70,8 @@ def _run(tables: list[Table], folder: Path, only: str, setting: dict[str, Any]) 
     for of in tables:
         left = missing(of, only)
         if left:
-            seconds = needed(of, only)
-            console.print(f"{of.title}: {len(left)} of {len(of.runs)} runs to do; about {spoken(seconds)}")
+            console.print(f"{of.title}: {len(left)} of {len(of.runs)} runs to do")
+            console.print(f"about {spoken(needed(of, only))}, as a few steps of them say", soft_wrap=True)
     watchers: dict[str, Watch] = {}
     with ExitStack() as lines:
 

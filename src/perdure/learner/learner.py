@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -20,38 +19,23 @@ from perdure.contract import Answer, Method, Refused, unknown
 from perdure.data import blocks
 from perdure.fold import Setting
 from perdure.learner.archive import Archive
-from perdure.learner.hints import record
 from perdure.learner.intake import Array, Given, aligned, read
 from perdure.learner.ledger import HEAD, Entry, Ledger, numbered_entry, older
+from perdure.learner.loaded import Loaded, load
 from perdure.learner.novelty import Relation, doubt, fits, relation
 from perdure.learner.policy import Change, Policy, changes, objections
 from perdure.learner.pool import Pool
 from perdure.learner.report import Check, Explanation, Report, fingerprint, kept_bytes
-from perdure.learner.settings import NUMBERS, Scaling, Settings
+from perdure.learner.settings import Scaling, Settings, read_settings, store_settings
 from perdure.learner.update import Lesson, answered, examined, lesson, projected, relation_of, shown, updated, without
 from perdure.learner.version import KINDS, NAME, Branch, Label, Version, is_name, numbered
 from perdure.options import method_class
 from perdure.rng import fold
-from perdure.store import ASIDE, JSON, locked, parse, refusing, save_state
+from perdure.store import ASIDE, locked, save_state
 from perdure.train import Progress, watching
 
 LOCK = "lock"
 UNTOLD = 0.1  # by how much an accuracy must fall without the task's name to be spoken of
-UNFOLDING = 32  # numbers that a byte of a stored version may ask for, beyond what any learner may
-
-
-class Loaded:
-    """A version in memory, with what its methods need to answer."""
-
-    def __init__(self, name: str, version: Version, methods: tuple[Method, ...], device: torch.device) -> None:
-        self.name, self.version, self.methods, self.device = name, version, methods, device
-        self._ready: dict[int, Any] = {}
-
-    def ready(self, place: int) -> Any:
-        """What the method of a branch needs to answer, made once."""
-        if place not in self._ready:
-            self._ready[place] = self.methods[place].ready(self.version.branches[place].state)
-        return self._ready[place]
 
 
 class Learner:
@@ -73,7 +57,7 @@ class Learner:
         self.folder, self.wait, self.setting = Path(folder), wait, Setting(device=device)
         self.ledger = Ledger(self.folder)
         self._loaded: Loaded | None = None
-        self.settings, self.policy = self._read_settings(self.ledger.newest())
+        self.settings, self.policy = read_settings(self.ledger, self.ledger.newest())
         self.archive = Archive(self.ledger, (*KINDS, *method_class(self.settings.method).states))
         self._load()
 
@@ -115,7 +99,7 @@ class Learner:
             if (folder / HEAD).exists():
                 raise Refused(f"{folder} holds a learner; open it, or choose another folder")
             version = save_state(ledger.blobs, Version()).name
-            ledger.append("created", None, settings=_stored(ledger, settings, policy), version=version)
+            ledger.append("created", None, settings=store_settings(ledger, settings, policy), version=version)
         return cls(folder)
 
     @property
@@ -365,13 +349,9 @@ class Learner:
             Refused: the version that answers takes more bytes than the new budget.
         """
         with self._writing() as (head, _):
-            used, budget = self.archive.nbytes(head.version), policy.byte_budget
-            if budget is not None and used > int(budget):
-                raise Refused(
-                    f"the version that answers takes {used:,} bytes, and the budget would be {int(budget):,}; "
-                    "forget a task first, or allow more"
-                )
-            stored = _stored(self.ledger, self.settings, policy)
+            if reasons := objections(policy, {}, self.archive.nbytes(head.version)):
+                raise Refused(f"the version that answers does not keep it: {reasons[0]}; forget a task, or allow more")
+            stored = store_settings(self.ledger, self.settings, policy)
             entry = self.ledger.append("policy changed", head, settings=stored)
             self.policy = policy
             return entry
@@ -457,55 +437,24 @@ class Learner:
                 out[name] = Change(before, now, max(0.0, before - now), max(0.0, now - before), len(rights[name]))
         return out
 
-    def _read_settings(self, head: Entry) -> tuple[Settings, Policy]:
-        """What the learner was made with."""
-        blobs = self.ledger.blobs
-        plain = parse(blobs.get(head.settings, JSON), blobs.folder / head.settings)
-        try:
-            if not isinstance(plain, dict) or plain.keys() != {"settings", "policy"}:
-                raise Refused("they are none")
-            return record(Settings, plain["settings"]), record(Policy, plain["policy"])
-        except Refused as error:
-            raise Refused(f"the settings of {self.folder} cannot be used: {error}") from error
-
     def _load(self) -> Loaded:
         """The version that answers now; read again only when it is another."""
         entry = self.ledger.newest()
         while self._loaded is None or self._loaded.name != entry.version:
             try:
-                self._loaded = self._read(entry.version)
+                self._loaded = load(self.archive, entry.version, self.settings, self.setting.where)
             except Refused:
                 if (newer := self.ledger.newest()).name == entry.name:
                     raise
                 entry = newer  # what we were reading was pruned meanwhile
         return self._loaded
 
-    def _read(self, name: str) -> Loaded:
-        """A version by name."""
-        version, device = self.archive.read(name), self.setting.where
-        with refusing(f"the version {name} of {self.folder} is damaged"):
-            asked = sum(
-                self.settings.unfolded(branch.signature.shape, len(branch.tasks)) for branch in version.branches
-            )
-            if asked > NUMBERS + UNFOLDING * tree.nbytes(version):
-                raise Refused(
-                    f"the version {name} of {self.folder} asks for {asked:,} numbers, and is smaller than that"
-                )
-            moved = (branch._replace(state=tree.to(branch.state, device)) for branch in version.branches)
-            version = Version(tuple(moved))
-            methods = tuple(self.settings.made(branch.signature.shape) for branch in version.branches)
-            loaded = Loaded(name, version, methods, device)
-            for place, (branch, method) in enumerate(zip(version.branches, methods, strict=True)):
-                zeros = torch.zeros(1, *branch.signature.shape, device=device)
-                answered(method, loaded.ready(place), branch, zeros, None)
-        return loaded
-
     @contextmanager
     def _writing(self) -> Iterator[tuple[Entry, Loaded]]:
         """Holds the folder against other writers; the newest entry, and the version that answers."""
         with locked(self.folder / LOCK, self.wait):
             head = self.ledger.newest()
-            self.settings, self.policy = self._read_settings(head)  # another process may have changed the policy
+            self.settings, self.policy = read_settings(self.ledger, head)  # another process may have changed the policy
             yield head, self._load()
 
     def _named(self, name: str | None, version: Version) -> str:
@@ -579,11 +528,6 @@ class Learner:
         else:
             return ""
         return f": perdure learner rollback {self.folder} {entry.number}" if with_it else ""
-
-
-def _stored(ledger: Ledger, settings: Settings, policy: Policy) -> str:
-    """The name under which the two are stored."""
-    return ledger.blobs.put(json.dumps({"settings": asdict(settings), "policy": asdict(policy)}).encode())
 
 
 def _labels(answer: Answer) -> Tensor:

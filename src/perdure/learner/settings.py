@@ -1,8 +1,9 @@
-"""What a learner is made with, for life."""
+"""What a learner is made with, for life, and where that is stored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from types import NoneType
 from typing import Any, Literal
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from perdure import tree
 from perdure.contract import Method, Refused, Scenario
+from perdure.learner.hints import record
+from perdure.learner.ledger import Entry, Ledger
+from perdure.learner.policy import Policy
 from perdure.model import probe, with_outputs
 from perdure.nets import build
 from perdure.options import build_method, method_class
-from perdure.store import refusing
+from perdure.store import JSON, parse, refusing
 from perdure.train import for_scenario
 
 Scaling = Literal["one", "columns", "none"]
@@ -143,3 +147,24 @@ def _numbers(settings: Settings, shape: tuple[int, ...]) -> int:
         net.eval()(torch.zeros(1, *shape))
         state = [leaf for _, leaf in tree.leaves(method.init(0)) if isinstance(leaf, Tensor)]
     return max(sum(part.numel() for part in parts) for parts in (made, state))
+
+
+def store_settings(ledger: Ledger, settings: Settings, policy: Policy) -> str:
+    """Stores what a learner is made with, and what judges it now; the name of both together."""
+    return ledger.blobs.put(json.dumps({"settings": asdict(settings), "policy": asdict(policy)}).encode())
+
+
+def read_settings(ledger: Ledger, entry: Entry) -> tuple[Settings, Policy]:
+    """What an entry names of them.
+
+    Raises:
+        Refused: it is missing or damaged.
+    """
+    blobs = ledger.blobs
+    plain = parse(blobs.get(entry.settings, JSON), blobs.folder / entry.settings)
+    try:
+        if not isinstance(plain, dict) or plain.keys() != {"settings", "policy"}:
+            raise Refused("they are none")
+        return record(Settings, plain["settings"]), record(Policy, plain["policy"])
+    except Refused as error:
+        raise Refused(f"the settings of {ledger.folder} cannot be used: {error}") from error
