@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from torch import nn
 
 from perdure import evaluate, tree
 from perdure.contract import Method, Refused, Scenario, State
+from perdure.half import halved
 from perdure.model import probe, with_outputs
 from perdure.result import FORMAT, Result, read_record, thinned
 from perdure.rng import fold
@@ -54,7 +55,7 @@ class Setting:
         device: auto, cpu or cuda.
         threads: CPU threads of torch; when not given, one for a network below a million parameters (two would wait for
             each other longer than they work), and torch's own choice above.
-        bf16: forward passes in bfloat16.
+        bf16: forward passes in bfloat16; states and logits are in single precision all the same.
         exam_rows: which rows of R to take: all, last, or every:K.
         exam_examples: examine so many examples of each exam, the same ones every time; all when not given.
         fresh: also learn every task from a fresh network, for the learning speed (doubles the time).
@@ -106,9 +107,7 @@ class Setting:
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads_for(net))
         try:
-            # without autocast's cache of weights, which would be those of the first step for the whole run
-            half = torch.autocast(self.where.type, torch.bfloat16, cache_enabled=False)
-            with half if self.bf16 else nullcontext():
+            with halved(self.bf16):
                 yield
         finally:
             torch.set_num_threads(threads)

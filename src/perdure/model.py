@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from perdure.contract import Answer, Examples, Fit, Refused, Task, TaskId
 from perdure.data import blocks
+from perdure.half import passing
 from perdure.rng import fold
 
 
@@ -227,10 +228,10 @@ def evaluation(net: nn.Module) -> nn.Module:
 
 def forward(net: nn.Module, model: Model, x: Tensor) -> Tensor:
     """All logits (B, rows) of inputs x (B, ...), in evaluation mode, without gradient."""
-    with torch.no_grad():
+    with torch.no_grad(), passing(x.device):
         logits = functional_call(evaluation(net), {**model.params, **model.stats}, (x,))
     assert isinstance(logits, Tensor)
-    return logits
+    return logits.to(next(iter(model.params.values())).dtype)
 
 
 def accuracy(net: nn.Module, model: Model, examples: Examples) -> float:
@@ -244,7 +245,7 @@ def features(net: nn.Module, fit: Fit, model: Model, x: Tensor) -> Tensor:
     head = evaluation(net).get_submodule(head_of(net, fit))
     with calls([head]) as called:
         forward(net, model, x)
-    return called[head][0][0].flatten(1)
+    return called[head][0][0].flatten(1).to(next(iter(model.params.values())).dtype)
 
 
 @contextmanager

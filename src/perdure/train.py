@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perdure.contract import Batch, Examples, Fit, Refused, Scenario, Task, Trace
+from perdure.half import passing
 from perdure.model import Model, rows_of
 from perdure.optimiser import COUNT, Optimiser
 from perdure.rng import fold, permutation
@@ -234,9 +235,11 @@ class Descent:
         seed = fold(self.key, "noise", self._calls) >> 1
         try:
             torch.cuda.manual_seed(seed) if cuda else torch.default_generator.manual_seed(seed)
-            logits: Tensor = self.net(x)
+            with passing(self.device):
+                logits: Tensor = self.net(x)
         finally:
             torch.cuda.set_rng_state(outer, self.device) if cuda else torch.set_rng_state(outer)
+        logits = logits.to(self.flat.dtype)
         return logits if self.rows is None else logits.index_select(1, self.rows)
 
     def targets(self, labels: Tensor) -> Tensor:

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from perdure.contract import Fit, Method, Refused, Scenario
+from perdure.half import halved
 from perdure.methods import METHODS
 from perdure.methods import packnet as packnet_module
 from perdure.methods.finetune import Finetune
 from perdure.methods.packnet import PackNet
 from perdure.nets.mlp import bn_mlp
 from perdure.testing import LAWS, Case, LawBroken, cases, check, check_method
+from perdure.tree import leaves
 
 NET = nn.Linear(8, 2)  # the laws bring their own
 NETS = {"hopsupsup": bn_mlp((8,), (256,))}  # too few masks of 16 units know a task
@@ -50,6 +52,21 @@ def _case(name: str, scenario: Scenario) -> Case:
 )
 def test_law(name: str, law: str, scenario: Scenario) -> None:
     check(law, _case(name, scenario))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_is_that_of_forward_passes_and_states_are_as_they_would_be(name: str) -> None:
+    case = _case(name, next(scenario for scenario in Scenario if scenario in _method(name).scenarios))
+    method = case.anew()
+    with halved(True):
+        states, _ = case.life(method, case.tasks[:2])
+        answer = method.predict(method.ready(states[-1]), case.inputs(0), case.id(0))
+    kinds = [
+        {path: leaf.dtype for path, leaf in leaves(state) if isinstance(leaf, torch.Tensor)}
+        for state in (states[-1], case.states[2])
+    ]
+    assert kinds[0] == kinds[1]
+    assert answer.logits.dtype == torch.float32
 
 
 GOOD = '''"""L2: every weight is pulled to where the task before left it.
