@@ -13,6 +13,7 @@ from perdure.data import Arrays
 from perdure.methods.finetune import Finetune
 from perdure.methods.heads import Headed, Heads, bind
 from perdure.model import evaluation, with_outputs
+from perdure.ops.trunk import Origin
 from perdure.rng import fold, normal, permutation
 from perdure.train import for_scenario
 
@@ -173,6 +174,19 @@ def test_a_withheld_id_is_inferred_and_an_unknown_one_has_no_answer() -> None:
         assert chosen.any()
         assert torch.equal(answer.logits[chosen][:, torch.isin(answer.labels, own.labels)], own.logits[chosen])
     assert method.predict(ready, x, TaskId(5, torch.tensor([0, 1]))).labels.tolist() == []
+
+
+@pytest.mark.parametrize("trunk", ["first", "random"])
+def test_heads_that_are_learned_alone_have_a_rate_of_their_own(trunk: Origin) -> None:
+    tasks = _tasks()
+    own, line = Heads(_net(), FIT, trunk=trunk, head_lr=0.03), Heads(_net(), FIT, trunk=trunk)
+    states = _learn(own, tasks)
+    for number, task in enumerate(tasks):
+        alone = number > 0 or trunk == "random"
+        as_given = line.with_(fit=replace(FIT, lr=0.03)) if alone else line
+        assert tree.equal(states[number + 1], as_given.learn(states[number], task, fold(7, task.id.index))[0])
+    with pytest.raises(Refused, match=r"method.head_lr is -1; it must not be negative"):
+        Heads(_net(), head_lr=-1)
 
 
 def test_another_trunk_is_refused() -> None:

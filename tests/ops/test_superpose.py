@@ -1,13 +1,17 @@
 """Facts about masks on top of one another: the gradient over them is autograd's, and searches find what loops find."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from math import ceil, log2
 
+import networks
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from perdure.contract import Refused
 from perdure.model import evaluation
 from perdure.ops import superpose
 from perdure.ops.codec import pack
@@ -53,12 +57,61 @@ def conv() -> nn.Module:
     )
 
 
+class Steps(nn.Module):
+    """A layer called on every step of every input at once: (B T, d), or the first step of all before the second."""
+
+    def __init__(self, turned: bool) -> None:
+        super().__init__()
+        self.turned, self.inner, self.out = turned, nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.relu(self.inner((x.transpose(0, 1) if self.turned else x).reshape(-1, 4)))
+        steps = rows.view(3, -1, 5) if self.turned else rows.view(-1, 3, 5).transpose(0, 1)
+        return self.out(torch.cummax(steps, 0).values.mean(0))
+
+
+class Places(nn.Module):
+    """A layer that never sees an input, only three fixed rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code, self.out = nn.Linear(2, 4), nn.Linear(4, 3)
+        self.register_buffer("rows", torch.linspace(-1, 1, 6).view(3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(x * self.code(self.rows).sum(0)))
+
+
+class Functions(nn.Module):
+    """No layer is called: their weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.relu(F.linear(x, self.inner.weight)), self.out.weight)
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "conv": conv}
 OBJECTIVES = {"entropy": entropy, "surplus": surplus(3)}
+WIDE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {f"wide {kind}": (NETS[kind](), (2, 4, 4)) for kind in NETS}
+LAYERED = {  # each masked weight meets each input in calls of one layer
+    **WIDE,
+    **{kind: networks.NETS[kind][:2] for kind in ("mlp", "linear", "dropout", "spare", "plain norm", "norm")},
+    **{kind: networks.NETS[kind][:2] for kind in ("conv", "sequence", "twice")},
+    "steps": (Steps(turned=False), (3, 4)),
+}
+OTHER = {
+    **{kind: networks.NETS[kind][:2] for kind in ("tied", "decoder", "coupled")},
+    "turned": (Steps(turned=True), (3, 4)),
+    "places": (Places(), (4,)),
+    "functions": (Functions(), (4,)),
+}
 
 
-def inputs(n: int) -> Tensor:
-    return normal(7, n * 32).view(n, 2, 4, 4).float()
+def inputs(n: int, shape: tuple[int, ...] = (2, 4, 4)) -> Tensor:
+    return normal(7, n * torch.Size(shape).numel()).view(n, *shape).float()
 
 
 def drawn(net: nn.Module, k: int, key: int = 0) -> tuple[Stack, list[Params]]:
@@ -142,19 +195,42 @@ def test_a_mask_is_bound_and_all_are_superposed_as_in_a_loop(kind: str) -> None:
 # ----------------------------------------------------------------------------------------------------- the gradient g
 
 
-@pytest.mark.parametrize("told", OBJECTIVES)
-@pytest.mark.parametrize("kind", NETS)
+def test_every_network_that_masks_cover_is_tried() -> None:
+    assert set(networks.NETS) - set(LAYERED | OTHER) == {"recurrent", "attention"}
+    for kind in ("recurrent", "attention"):
+        with pytest.raises(Refused, match="does not cover"):
+            maskable(networks.NETS[kind][0])
+
+
+@pytest.mark.parametrize("objective", [entropy, surplus(2)], ids=["entropy", "surplus"])
+@pytest.mark.parametrize("kind", LAYERED | OTHER)
 @pytest.mark.parametrize(
     ("n", "pool"),
     [(1, 1), (FEW, 1), (FEW + 1, 1), (20, 1), (20, 20), (20, 8), (20, 2), (9, 100)],  # by weights; by inputs
 )
-def test_g_is_the_gradient_by_alpha(n: int, pool: int, kind: str, told: str) -> None:
-    net, x = NETS[kind](), inputs(n)
-    stack, masks = drawn(net, 6)
-    got = gradients(net, stack, x, OBJECTIVES[told], pool)
-    expected = [by_autograd(net, stack, masks, run, OBJECTIVES[told]) for run in x.split(pool)]
+def test_g_is_the_gradient_by_alpha(n: int, pool: int, kind: str, objective: Objective) -> None:
+    net, shape = deepcopy((LAYERED | OTHER)[kind])
+    x, (stack, masks) = inputs(n, shape), drawn(net, 6)
+    got = gradients(net, stack, x, objective, pool)
+    expected = [by_autograd(net, stack, masks, run, objective) for run in x.split(pool)]
     torch.testing.assert_close(got, torch.stack(expected), rtol=0, atol=1e-6)
     assert got.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("kind", LAYERED | OTHER)
+def test_many_inputs_are_taken_at_once_where_layers_tell_them_apart(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, shape = deepcopy((LAYERED | OTHER)[kind])
+    x, (stack, _) = inputs(20, shape), drawn(net, 6)
+    first, passes = gradients(net, stack, x, entropy), []
+
+    def counting(*args: object) -> Tensor:
+        passes.append(len(args[2]))
+        return together(*args)
+
+    together = superpose._together
+    monkeypatch.setattr(superpose, "_together", counting)
+    assert torch.equal(gradients(net, stack, x, entropy), first)
+    assert passes == ([] if kind in LAYERED else [FEW, FEW, 20 - 2 * FEW])
 
 
 @pytest.mark.parametrize("n", [2, 20])

@@ -52,9 +52,11 @@ class Heads(Method):
 
     Args:
         trunk: where it comes from: learned on the background or the first task, random, or the net as it is given.
+        head_lr: learning rate where a head is learned alone (1e-2 in the paper); `fit.lr` when not given.
     """
 
     trunk: Origin = "first"
+    head_lr: float | None = None
 
     scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})
     memory: ClassVar = "task"
@@ -64,6 +66,8 @@ class Heads(Method):
     def __post_init__(self) -> None:
         if self.trunk not in get_args(Origin):
             raise Refused(f"method.trunk is {self.trunk!r}; use one of {', '.join(get_args(Origin))}")
+        if self.head_lr is not None and not self.head_lr >= 0:
+            raise Refused(f"method.head_lr is {self.head_lr}; it must not be negative")
 
     def init(self, key: int, background: Examples | None = None) -> Headed:
         return Headed(begin(self.net, self.fit, self.trunk, key, background), ())
@@ -90,6 +94,7 @@ class Heads(Method):
         return state._replace(parts=without(state.parts, index))
 
     def _head_alone(self, model: Model) -> Fit:
-        """`fit` with the trunk frozen, so that nothing below the head is differentiated."""
+        """`fit` with the trunk frozen, so that nothing below the head is differentiated, at the rate of heads."""
         still = frozen(self.net, self.fit) | (model.params.keys() - set(parts_of(head_of(self.net, self.fit))))
-        return replace(self.fit, moments="fresh", freeze=",".join(sorted(still)))
+        lr = self.fit.lr if self.head_lr is None else self.head_lr
+        return replace(self.fit, lr=lr, moments="fresh", freeze=",".join(sorted(still)))
