@@ -90,6 +90,18 @@ def test_what_a_later_task_would_be_refused_for_is_said_before_the_first_is_lear
     assert not (tmp_path / "run").exists()
 
 
+def test_a_last_batch_of_one_example_is_refused_where_batches_are_normalised_unless_the_batch_may_be_smaller(tmp_path):
+    own = {"X": torch.rand(258, 4), "y": torch.arange(258) % 4, "task": torch.arange(258) // 129}
+    np.savez(tmp_path / "mine.npz", **own, **{f"{name}_test": value for name, value in own.items()})
+    given = {"scenario": "gg", "out": tmp_path / "run"}
+    short, batch = {"fit.epochs": 1}, {"fit.batch": 128}
+    with pytest.raises(Refused, match="task 1: the net cannot be trained on a batch of one example"):
+        perdure.run(str(tmp_path / "mine.npz"), "finetune", net="bn-mlp:8", options=short | batch, **given)
+    assert not (tmp_path / "run").exists()
+    perdure.run(str(tmp_path / "mine.npz"), "finetune", net="mlp:8", options=short | batch, **given)
+    perdure.run(str(tmp_path / "mine.npz"), "finetune", net="bn-mlp:8", options=short, scenario="gg")
+
+
 def test_a_known_task_takes_no_second_mask():
     method = SupSup(build("mlp:8", (4,), 2), Fit(), outputs=2, most=2)
     examples = Arrays(torch.rand(20, 4), torch.arange(20) % 2)

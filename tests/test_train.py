@@ -575,7 +575,11 @@ def test_epochs_and_steps_count_the_partial_batch():
 def test_length():
     assert length(Fit(), 5000) == (128, 1000)
     assert length(Fit(), 50) == (50, 1000)
-    assert length(Fit(epochs=3), 129) == (128, 6)
+    assert length(Fit(epochs=3), 130) == (128, 6)
+    assert length(Fit(epochs=3), 129) == (127, 6)  # no last batch of one example
+    assert length(Fit(), 127 * 128 + 1) == (126, 1000)
+    assert length(Fit(batch=128, epochs=3), 129) == (128, 6)
+    assert [length(Fit(), n)[0] for n in (1, 2, 3)] == [1, 2, 3]
     assert length(Fit(batch=10, epochs=2), 95) == (10, 20)
     assert length(Fit(batch=10, steps=7), 10) == (10, 7)
     with pytest.raises(Refused, match=r"fit.batch is 10, but a task has 9 examples; use at most that"):
@@ -648,6 +652,9 @@ def test_a_scenario_decides_what_fit_leaves_open():
     assert for_scenario(Fit(compete="all"), Scenario.GG).compete == "all"
     flow = for_scenario(Fit(epochs=5), Scenario.NNS)
     assert (flow.epochs, flow.order, flow.compete) == (1, "arrival", "seen")
+    for rate in (Fit(schedule="cosine"), Fit(warmup=3)):
+        with pytest.raises(Refused, match=r"fit.schedule and fit.warmup have no meaning in scenario nns"):
+            for_scenario(rate, Scenario.NNS)
     with pytest.raises(Refused, match=r"fit.steps has no meaning in scenario nns"):
         for_scenario(Fit(steps=5), Scenario.NNS)
 

@@ -29,7 +29,7 @@ from perdure.result import FORMAT, Result, read_record, thinned
 from perdure.rng import fold
 from perdure.store import ASIDE, Blobs, load_state, locked, read_json, save_state, write_json
 from perdure.streams.stream import Stream
-from perdure.train import BATCH, Progress, for_scenario, length, watching
+from perdure.train import ALONE, BATCH, Progress, for_scenario, length, trains_on_one, watching
 
 SMALL = 1_000_000  # parameters below which one thread is fastest
 
@@ -127,10 +127,14 @@ def suited(method: Method, stream: Stream) -> Method:
     fit = for_scenario(method.fit, scenario)
     if stream.ordered:
         fit = replace(fit, order="arrival")
-    fit = replace(fit, head=probe(method.net, fit, stream.exams[0].examples.take(torch.arange(1)).x))
+    x = stream.exams[0].examples.take(torch.arange(1)).x
+    fit = replace(fit, head=probe(method.net, fit, x))
+    one = trains_on_one(method.net, x)
     for number, task in enumerate(stream.tasks):
         try:
-            length(fit if number else replace(fit, order="shuffled"), len(task.examples))
+            size, _ = length(fit if number else replace(fit, order="shuffled"), n := len(task.examples))
+            if not one and (size == 1 or n % size == 1):
+                raise Refused(ALONE)
         except Refused as error:
             raise Refused(f"{'chunk' if scenario is Scenario.NNS else 'task'} {number + 1}: {error}") from None
         if fit.compete == "task" and task.id is not None and len(task.id.classes) < 2:

@@ -33,6 +33,10 @@ from perdure.rng import fold, permutation
 BATCH = 128  # examples a step when `fit.batch` is not given
 STEPS = 1000  # steps a task when neither `fit.epochs` nor `fit.steps` is given
 FEW = 4  # buffers of gradients whose parts are remembered
+ALONE = (
+    "the net cannot be trained on a batch of one example, as the last of a task would be: batch normalisation compares "
+    "the examples of a batch. Change fit.batch, or give a task one example more"
+)
 BLOCK = 1 << 20  # numbers gathered, scaled and sent to the device at once
 
 
@@ -70,7 +74,9 @@ def show(progress: Progress) -> None:
 def length(fit: Fit, examples: int) -> tuple[int, int]:
     """The batch size and the number of steps that `fit` means for a task of so many examples.
 
-    In order of arrival examples are taken as they come, so a last chunk may be shorter than a batch.
+    In order of arrival examples are taken as they come, so a last chunk may be shorter than a batch. A batch that was
+    not asked for by name is made smaller where the last would hold a single example, of which batch normalisation makes
+    nothing.
 
     Raises:
         Refused: the task is empty, or smaller than a batch that was asked for by name.
@@ -80,7 +86,19 @@ def length(fit: Fit, examples: int) -> tuple[int, int]:
     if fit.batch is not None and fit.batch > examples and fit.order == "shuffled":
         raise Refused(f"fit.batch is {fit.batch}, but a task has {examples} examples; use at most that")
     size = min(fit.batch or BATCH, examples)
+    while fit.batch is None and size > 2 and examples % size == 1:
+        size -= 1
     return size, fit.epochs * ceil(examples / size) if fit.epochs else fit.steps or STEPS
+
+
+def trains_on_one(net: nn.Module, x: Tensor) -> bool:
+    """Whether a network can be trained on x (1, ...), an example alone."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            copy.deepcopy(net).train()(x)
+        except ValueError:
+            return False
+    return True
 
 
 def competing(fit: Fit, task: Task) -> Tensor | None:
@@ -92,7 +110,7 @@ def for_scenario(fit: Fit, scenario: Scenario) -> Fit:
     """`fit` as a scenario decides it: whose logits compete, and in which order examples come.
 
     Raises:
-        Refused: steps were given where examples arrive once, in a flow.
+        Refused: steps or a schedule were given where examples arrive once, in a flow.
     """
     from dataclasses import replace
 
@@ -103,6 +121,11 @@ def for_scenario(fit: Fit, scenario: Scenario) -> Fit:
             raise Refused(
                 "fit.steps has no meaning in scenario nns, where examples arrive once, in a flow; "
                 "use --stream.passes and --stream.chunk instead"
+            )
+        if fit.schedule != "constant" or fit.warmup:
+            raise Refused(
+                "fit.schedule and fit.warmup have no meaning in scenario nns, where nobody knows how long the flow is; "
+                "keep the learning rate constant"
             )
         fit = replace(fit, epochs=1, order="arrival")
     return fit
@@ -237,6 +260,10 @@ class Descent:
             torch.cuda.manual_seed(seed) if cuda else torch.default_generator.manual_seed(seed)
             with passing(self.device):
                 logits: Tensor = self.net(x)
+        except ValueError as error:
+            if len(x) == 1:
+                raise Refused(ALONE) from error
+            raise
         finally:
             torch.cuda.set_rng_state(outer, self.device) if cuda else torch.set_rng_state(outer)
         logits = logits.to(self.flat.dtype)
