@@ -204,6 +204,24 @@ def test_what_tasks_use_keeps_its_bits_and_the_rest_moves(optimizer: str) -> Non
         assert tree.equal(*(method.ready(states[at]).tasks[number].params for at in (number + 1, 3)))
 
 
+@pytest.mark.parametrize("by", ["fit", "net"])
+def test_gates_learn_from_weights_that_are_frozen_and_these_keep_their_bits(by: str) -> None:
+    net, fit, still = _net(), Fit(steps=1, batch=20, optimizer="sgd", lr=0.1), ("3.weight", "3.bias")
+    (_, moved), task = _learn(HAT(_net(), fit, gates="soft"), _task(0)), _task(0)
+    if by == "net":
+        for name, param in net.named_parameters():
+            param.requires_grad_(name not in still)
+    else:
+        fit = replace(fit, freeze="3.*")
+    method = HAT(net, fit, gates="soft")
+    begun, state = _learn(method, task)
+    assert torch.equal(state.tasks[0].gates, moved.tasks[0].gates)
+    kept = {name for name, w in state.model.params.items() if torch.equal(w, begun.model.params[name])}
+    assert kept.issuperset(still)
+    assert "0.weight" not in kept
+    assert not any(torch.equal(moved.model.params[name], begun.model.params[name]) for name in still)
+
+
 def test_use_adds_up_and_freedom_shrinks() -> None:
     method = HAT(_net(), FIT)
     states = _learn(method, _task(0), _task(1), _task(2))

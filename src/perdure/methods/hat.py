@@ -51,7 +51,7 @@ from perdure.ops.channels import spread
 from perdure.ops.codec import pack, unpack
 from perdure.ops.infer import Bound, respond
 from perdure.rng import fold, normal
-from perdure.train import Descent, Layout, length
+from perdure.train import Descent, Layout, frozen, length
 
 Params = dict[str, Tensor]
 Gates = Literal["hard", "soft"]
@@ -223,12 +223,14 @@ class HAT(Method):
     def _begin(self, links: Sequence[Link], model: Model, used: Tensor, key: int) -> tuple[Descent, Tensor]:
         """A descent that moves e and the weights beneath the gates, and (P,) how freely each may move, 0 to 1."""
         net, e = copy.deepcopy(self.net), normal(fold(key, "gates"), len(used)).to(used)
+        net.requires_grad_()  # gates learn from the gradients of frozen weights, too
         net.register_parameter(EMBEDDING, nn.Parameter(e))  # the first of all parameters, which the net does not read
         params = {EMBEDDING: e, **model.params}
         layout = Layout(params)
-        held = protected(links, model.params, used)
+        still = {name: torch.ones_like(model.params[name]) for name in frozen(self.net, self.fit)}
+        held = protected(links, model.params, used) | still
         free = 1 - layout.flat({name: held.get(name, torch.zeros_like(w)) for name, w in params.items()})
-        fit = replace(self.fit, moments="fresh")
+        fit = replace(self.fit, moments="fresh", freeze="")
         return Descent(net, model._replace(params=params), fit, key, None, free == 0, layout.flat(params)), free
 
     def _lengths(self, examples: int) -> tuple[int, int]:
