@@ -74,6 +74,11 @@ def test_settings_out_of_range_are_refused():
 BEHIND = {
     ("icarl", "gnu"): ({"method.slots": 7}, "method.slots is 7, and there are 10 classes"),
     ("supsup", "gg"): ({"method.most": 2}, "all 2 masks are in use"),
+    ("packnet", "gg"): (
+        {"method.prune": 0.05},
+        "the network is full: in 1.weight all 32 weights are owned by the 2 tas",
+    ),
+    ("supsup", "nns"): ({"method.outputs": 1, "stream.chunk": 20}, "labels, and the network 1 outputs"),
     ("dgr", "gnu"): ({}, r"made for inputs from 0 to 1, and those of this task lie in "),
 }
 
@@ -87,6 +92,14 @@ def test_what_a_later_task_would_be_refused_for_is_said_before_the_first_is_lear
     given = {"net": "mlp:8", "scenario": scenario, "options": options, "out": tmp_path / "run"}
     with pytest.raises(Refused, match=words):
         perdure.run(str(tmp_path / "mine.npz"), method, **given)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["heads", "hopsupsup", "psp"])
+def test_a_task_of_one_class_is_refused_before_the_first_is_learned_where_it_teaches_nothing(method, tmp_path):
+    np.savez(tmp_path / "mine.npz", X=torch.rand(90, 4), y=torch.arange(90) // 18, task=torch.arange(90) // 36)
+    with pytest.raises(Refused, match=r"task 3: all examples of the task show one class \(4\)"):
+        perdure.run(str(tmp_path / "mine.npz"), method, net="bn-mlp:8", scenario="gnu", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

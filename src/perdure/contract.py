@@ -197,6 +197,7 @@ class Method(ABC):
     states: ClassVar[tuple[type, ...]] = ()  # the NamedTuples of its state
     isolates: ClassVar[bool] = False  # old answers stay bit-identical
     rehearses: ClassVar[bool] = False  # its state holds examples as they were given
+    alone: ClassVar[bool] = False  # a task's labels compete among themselves only, so that one class teaches nothing
     pools: ClassVar[bool] = False  # an answer may depend on the other inputs of its batch
     off: ClassVar[Mapping[str, Any]] = {}  # options under which it is finetune, bit for bit
     fails: ClassVar[Mapping[Scenario, str]] = {}  # where it runs and is known to fail, with what showed it

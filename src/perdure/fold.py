@@ -24,7 +24,7 @@ from torch import nn
 from perdure import evaluate, tree
 from perdure.contract import Method, Refused, Scenario, State
 from perdure.half import halved
-from perdure.model import probe, with_outputs
+from perdure.model import check_classes, probe, with_outputs
 from perdure.result import FORMAT, Result, read_record, thinned
 from perdure.rng import fold
 from perdure.store import ASIDE, Blobs, load_state, locked, read_json, save_state, write_json
@@ -135,6 +135,8 @@ def suited(method: Method, stream: Stream) -> Method:
             size, _ = length(fit if number else replace(fit, order="shuffled"), n := len(task.examples))
             if not one and (size == 1 or n % size == 1):
                 raise Refused(ALONE)
+            if method.alone:
+                check_classes(task)
         except Refused as error:
             raise Refused(f"{'chunk' if scenario is Scenario.NNS else 'task'} {number + 1}: {error}") from None
         if fit.compete == "task" and task.id is not None and len(task.id.classes) < 2:

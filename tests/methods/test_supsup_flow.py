@@ -117,6 +117,12 @@ def test_the_youngest_mask_is_not_judged_before_it_has_learned_for_a_while() -> 
     assert len(_live(_method(), _flow([0, 1], EACH)).ids) == 2
 
 
+def test_what_is_about_tasks_is_refused_in_a_flow() -> None:
+    method = _method(transfer="masks")
+    with pytest.raises(Refused, match=r"method.transfer is about tasks, and a flow without ids has none"):
+        method.learn(method.init(5), _flow([0], EACH)[0], 1)
+
+
 def test_where_no_more_masks_may_be_examples_that_ask_for_one_are_left_out() -> None:
     method = _method(most=1)
     first = method.learn(method.init(5), _flow([0], EACH)[0], 1)[0]

@@ -50,7 +50,7 @@ from perdure.model import (
 )
 from perdure.ops.channels import cut, matrices, signs
 from perdure.ops.infer import Bound, Made, respond, routed
-from perdure.ops.masks import constants
+from perdure.ops.masks import constants, maskable
 from perdure.ops.rank_one import Stack, bind, gradients, stacked
 from perdure.rng import fold
 from perdure.train import frozen, minimise
@@ -144,6 +144,7 @@ class BatchEnsemble(Method):
     memory: ClassVar = "task"
     states: ClassVar = (Ensemble, Fast, Model)
     isolates: ClassVar = True
+    alone: ClassVar = True
 
     def __post_init__(self) -> None:
         for name, kind in (("weights", Weights), ("infer", Search)):
@@ -154,6 +155,7 @@ class BatchEnsemble(Method):
 
     def init(self, key: int, background: Examples | None = None) -> Ensemble:
         matrices(self.net)
+        maskable(self.net)  # constants, which rows of a head begin at, are made of such layers alone
         model = start(self.net, self.fit, key)
         return Ensemble(fold(key, "constants"), model._replace(params={}) if self.weights == "random" else model, ())
 

@@ -204,6 +204,7 @@ class CPG(Method):
     memory: ClassVar = "task"
     states: ClassVar = (Grown, Own, Part, Model, TaskId)
     isolates: ClassVar = True
+    alone: ClassVar = True
 
     def __post_init__(self) -> None:
         goal = 1.0 if self.goal == "single" else self.goal

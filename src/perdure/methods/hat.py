@@ -153,6 +153,7 @@ class HAT(Method):
     memory: ClassVar = "task"
     states: ClassVar = (Attended, Own, Part, Model, TaskId)
     isolates: ClassVar = True  # with hard gates
+    alone: ClassVar = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.s_max < inf:

@@ -62,6 +62,7 @@ class Heads(Method):
     memory: ClassVar = "task"
     states: ClassVar = (Headed, Trunk, Part, Model, TaskId)
     isolates: ClassVar = True
+    alone: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.trunk not in get_args(Origin):

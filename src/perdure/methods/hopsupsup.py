@@ -115,6 +115,7 @@ class HopSupSup(Method):
     scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})
     memory: ClassVar = "constant"
     states: ClassVar = (Memories,)
+    alone: ClassVar = True
     pools: ClassVar = True
 
     def __post_init__(self) -> None:

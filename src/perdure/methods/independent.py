@@ -57,6 +57,7 @@ class Independent(Method):
     memory: ClassVar = "task"
     states: ClassVar = (Networks, Own, Model)
     isolates: ClassVar = True
+    alone: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.begin not in get_args(Begin):

@@ -26,7 +26,7 @@ these along; what it owned stays, in use, while a later task is kept, and is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
@@ -102,6 +102,7 @@ class PackNet(Method):
     memory: ClassVar = "task"
     states: ClassVar = (Packed, Part, Model, TaskId)
     isolates: ClassVar = True
+    alone: ClassVar = True
 
     def __post_init__(self) -> None:
         for name in ("prune", "retrain"):
@@ -115,6 +116,13 @@ class PackNet(Method):
         if not self._layers(state):
             raise Refused("PackNet packs the weights below the head, and this net has none that may move; add a layer")
         return state
+
+    def vet(self, tasks: Sequence[Task]) -> None:
+        state = self.init(0)
+        free = {name: state.owner[name].numel() for name in self._layers(state)}
+        for t in range(1, len({task.id.index for task in tasks if task.id is not None}) + 1):
+            self._check_room(state, free, t)
+            free = {name: int(self.prune * n) for name, n in free.items()}
 
     def learn(self, state: Packed, task: Task, key: int) -> tuple[Packed, Trace]:
         learned = indices(state.parts)
@@ -161,17 +169,17 @@ class PackNet(Method):
         return replace(fit, steps=total - after), replace(fit, steps=after)
 
     def _claim(self, state: Packed, t: int, layers: Sequence[str]) -> Params:
-        """All that is free, owned by the t-th task.
+        """All that is free, owned by the t-th task."""
+        self._check_room(state, {name: int((state.owner[name] == 0).sum()) for name in layers}, t)
+        return {name: mine.masked_fill(mine == 0, t) for name, mine in state.owner.items()}
 
-        Raises:
-            Refused: a layer has nothing left to give.
-        """
+    def _check_room(self, state: Packed, free: Mapping[str, int], t: int) -> None:
+        """Raises Refused where a layer has nothing left to give to the t-th task."""
         if t > 255:
             raise Refused("PackNet counts owners in a byte: it learns at most 255 tasks; start a new learner")
-        for name in layers:
-            if not (state.owner[name] == 0).any():
+        for name, left in free.items():
+            if not left:
                 raise Refused(
                     f"the network is full: in {name} all {state.owner[name].numel()} weights are owned by the {t - 1} "
                     f"tasks before this one. Use a wider net, or raise method.prune (now {self.prune:g})"
                 )
-        return {name: mine.masked_fill(mine == 0, t) for name, mine in state.owner.items()}

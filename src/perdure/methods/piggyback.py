@@ -125,6 +125,7 @@ class Piggyback(Method):
     memory: ClassVar = "task"
     states: ClassVar = (Piggybacked, Trunk, Own, Part, Model, TaskId)
     isolates: ClassVar = True
+    alone: ClassVar = True
 
     def __post_init__(self) -> None:
         for name, kind in {"values": Values, "trunk": Origin}.items():

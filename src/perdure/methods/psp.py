@@ -84,6 +84,7 @@ class PSP(Method):
     scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})
     memory: ClassVar = "task"
     states: ClassVar = (Superposition, Part, Model, TaskId)
+    alone: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.keys not in get_args(Keys):

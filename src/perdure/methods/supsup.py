@@ -112,7 +112,7 @@ class Supermasks(NamedTuple):
     masks: tuple[Params, ...]  # coded, by name of the weights, but for the head's
     heads: tuple[Params, ...]
     stats: tuple[Params, ...]
-    mean: Params  # of all scores ever learned; empty unless they are transferred
+    mean: Params  # of scores, also of tasks that were forgotten since; empty unless they are transferred
     flow: Flow | None = None  # in NNs only
 
 
@@ -190,9 +190,12 @@ class SupSup(Method):
         return Supermasks(fold(key, "constants"), torch.empty(0, dtype=torch.int64), (), (), (), (), {})
 
     def vet(self, tasks: Sequence[Task]) -> None:
-        ids: dict[int, TaskId] = {}
+        ids, labels = dict[int, TaskId](), torch.empty(0, dtype=torch.int64)
         for task in tasks:
-            if task.id is not None:
+            if task.id is None:
+                labels = extended(labels, task)
+                self.check(labels)
+            else:
                 ids.pop(task.id.index, None)
                 self._admit(list(ids.values()), task)
                 ids[task.id.index] = task.id
@@ -344,6 +347,8 @@ class Allocation:
     """
 
     def __init__(self, method: SupSup, state: Supermasks, task: Task, key: int) -> None:
+        if method.transfer != "none":
+            raise Refused("method.transfer is about tasks, and a flow without ids has none; leave it out")
         none = state.labels[:0]
         flow = state.flow or Flow(0, -1, none, (), none.view(0, 2))
         labels = extended(flow.labels, task)
