@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perdure.experiments import reproduction
-from perdure.experiments.experiment import Experiment, plan, recorded
+from perdure.experiments.experiment import Experiment, command, plan, recorded
 from perdure.experiments.tables import TABLES, Claim, Table, table
 from perdure.fold import Setting
 from perdure.report.table import interval
@@ -146,6 +146,12 @@ def test_every_stored_result_belongs_to_a_run(name: str) -> None:
     for entry in reproduction.stored(of).values():
         tasks = of.runs[entry["run"]].tasks or len(entry["R"][0])
         assert np.shape(entry["R"]) == (tasks + 1, tasks)
+        assert _asked(entry["command"]) == _asked(command(of.runs[entry["run"]]))
+
+
+def _asked(words: str) -> set[str]:
+    """What a command asks for; how many threads carry it out is no part of it."""
+    return {part for part in words.split(" --") if not part.startswith("threads")}
 
 
 def test_the_page_is_what_is_stored() -> None:

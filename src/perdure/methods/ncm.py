@@ -77,4 +77,4 @@ class NCM(Method):
 
     def predict(self, ready: NCMState, x: Tensor, id: TaskId | None = None) -> Answer:
         phi = self.features(ready, x)
-        return narrow(Answer(-torch.cdist(phi, ready.mu).square() / 2, ready.labels), id)
+        return narrow(Answer(-torch.cdist(phi, ready.mu, compute_mode="donot_use_mm_for_euclid_dist").square() / 2, ready.labels), id)

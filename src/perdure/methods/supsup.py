@@ -180,6 +180,11 @@ class SupSup(Method):
         if not 0 < self.density < (1 if self.budget == "uniform" else inf):
             raise Refused(f"method.density is {self.density}; a share lies between 0 and 1, and e is positive")
 
+    @property
+    def pools(self) -> bool:  # type: ignore[override]  # as its options have it
+        """Whether an answer may depend on the other inputs of its batch."""
+        return self.pool > 1
+
     @cached_property
     def wide(self) -> nn.Module:
         """The network with all its outputs."""

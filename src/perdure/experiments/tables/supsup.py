@@ -11,6 +11,10 @@ from perdure.fold import Setting
 PAPER = "M. Wortsman et al., 2020, arXiv 2006.14769"
 FEW = Setting(exam_rows="last", exam_examples=1000)
 LENET, FC = "mlp:300-100", "mlp:1024-1024"
+NOTE = (
+    "Reproduced if at most half a point below a search at every step. Rarer searches do better here, most likely since "
+    "weights at the margin flip less often while the threshold stands still; longer tasks were not compared."
+)
 
 
 def _run(stream: str, tasks: int, net: str, setting: Setting, scenario: str, **options: Any) -> Experiment:
@@ -163,6 +167,8 @@ def supsup_refresh() -> Table:
                 None,
                 "none is published: the authors' code sorts at every step",
                 runs(refresh),
+                at_least=None if refresh == 1 else 0.889,
+                note="" if refresh == 1 else NOTE,
             )
             for refresh in (1, 10, 100)
         ),
