@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
+from torch import Tensor
 
 _halved: ContextVar[bool] = ContextVar("halved", default=False)
 
@@ -22,7 +23,12 @@ def halved(whether: bool) -> Iterator[None]:
 
 
 def passing(device: torch.device) -> AbstractContextManager[object]:
-    """Around one forward pass: what it returns is to be taken back to the precision of the weights."""
+    """Around one forward pass; `single` takes back what it returns."""
     if not _halved.get():
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+
+
+def single(x: Tensor) -> Tensor:
+    """What came out of a forward pass, as it would without half precision."""
+    return x.float() if _halved.get() else x

@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from perdure.contract import Answer, Examples, Fit, Refused, Task, TaskId
 from perdure.data import blocks
-from perdure.half import passing
+from perdure.half import passing, single
 from perdure.rng import fold
 
 
@@ -223,6 +223,10 @@ def evaluation(net: nn.Module) -> nn.Module:
     """A private copy of the net in evaluation mode, made once."""
     if net not in _evaluation:
         _evaluation[net] = copy.deepcopy(net).eval().requires_grad_(False)
+        for layer in _evaluation[net].modules():
+            if isinstance(layer, nn.RNNBase):  # cuDNN differentiates these in training mode alone
+                layer.dropout = 0.0
+                layer.train()
     return _evaluation[net]
 
 
@@ -231,7 +235,7 @@ def forward(net: nn.Module, model: Model, x: Tensor) -> Tensor:
     with torch.no_grad(), passing(x.device):
         logits = functional_call(evaluation(net), {**model.params, **model.stats}, (x,))
     assert isinstance(logits, Tensor)
-    return logits.to(next(iter(model.params.values())).dtype)
+    return single(logits)
 
 
 def accuracy(net: nn.Module, model: Model, examples: Examples) -> float:
@@ -245,7 +249,7 @@ def features(net: nn.Module, fit: Fit, model: Model, x: Tensor) -> Tensor:
     head = evaluation(net).get_submodule(head_of(net, fit))
     with calls([head]) as called:
         forward(net, model, x)
-    return called[head][0][0].flatten(1).to(next(iter(model.params.values())).dtype)
+    return single(called[head][0][0].flatten(1))
 
 
 @contextmanager
@@ -253,11 +257,11 @@ def calls(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[tuple[Te
     """Collects the inputs and outputs of every call of the layers inside the block; outputs take part in gradients."""
     called: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        called.setdefault(layer, []).append((inputs[0], output.requires_grad_()))
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
+        called.setdefault(layer, []).append(((*inputs, *named.values())[0], output.requires_grad_()))
         return output.clone()  # an in-place activation must not overwrite what was noted
 
-    hooks = [layer.register_forward_hook(note) for layer in layers]
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
     try:
         yield called
     finally:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perdure.contract import Batch, Examples, Fit, Refused, Scenario, Task, Trace
-from perdure.half import passing
+from perdure.half import passing, single
 from perdure.model import Model, rows_of
 from perdure.optimiser import COUNT, Optimiser
 from perdure.rng import fold, permutation
@@ -266,7 +266,7 @@ class Descent:
             raise
         finally:
             torch.cuda.set_rng_state(outer, self.device) if cuda else torch.set_rng_state(outer)
-        logits = logits.to(self.flat.dtype)
+        logits = single(logits)
         return logits if self.rows is None else logits.index_select(1, self.rows)
 
     def targets(self, labels: Tensor) -> Tensor:

@@ -164,6 +164,29 @@ def test_one_pass_gives_the_gradient_of_each_memory(body, freeze, block, monkeyp
         torch.testing.assert_close(row, torch.cat(expected), rtol=1e-5, atol=1e-6)
 
 
+class Recurrent(nn.Module):
+    """What was read last says the label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.out = nn.GRU(4, 3, batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.out(self.cell(x)[0][:, -1])
+
+
+def test_recurrent_networks_learn_under_constraints_too():
+    net, fit, tasks = Recurrent(), for_scenario(FIT, Scenario.GNS), stream(Scenario.GNS)
+    method = GEM(net, fit, slots=8)
+    state, _ = learn_all(method, tasks[:1])
+    descent = Descent(net, state.model, fit, 0)
+    (G,) = method._slopes(descent, state.memory, torch.zeros(1, 2))()
+    memory, twin = state.memory[0].examples.take(torch.arange(8)), copy.deepcopy(descent.net)
+    slopes = torch.autograd.grad(F.cross_entropy(twin(memory.x), memory.y), list(twin.parameters()))
+    torch.testing.assert_close(G, torch.cat([slope.flatten() for slope in slopes]), rtol=1e-5, atol=1e-6)
+    method.learn(state, tasks[1], 1)
+
+
 # --- the method
 
 

@@ -17,7 +17,7 @@ from perdure.data import Arrays
 from perdure.methods.finetune import Finetune
 from perdure.methods.ncm import NCM
 from perdure.nets import build
-from perdure.rng import permutation
+from perdure.rng import normal, permutation
 from perdure.train import Diverged
 from perdure.tree import equal
 
@@ -58,6 +58,18 @@ def test_it_is_the_nearest_centroid_of_all_at_once_though_classes_come_one_by_on
     assert answer.labels[answer.logits.argmax(1)].tolist() == known.predict(DIGITS.data[ASKED]).tolist()
     away = X[ASKED][:, None].double() - state.mu.double()
     torch.testing.assert_close(answer.logits.double(), -0.5 * away.square().sum(2), rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_far_from_zero_are_answered_each_on_its_own():
+    labels = torch.arange(400) % 2
+    x = 3000 + 6 * labels[:, None] / 20**0.5 + normal(1, 8000).view(400, 20)
+    method = NCM(nn.Linear(20, 2))
+    state, _ = learn_all(method, [Task(Arrays(x.float(), labels), TaskId(0, torch.arange(2)))])
+    ready, mu = method.ready(state), torch.stack([x.float()[labels == label].double().mean(0) for label in (0, 1)])
+    whole = method.predict(ready, x.float()).logits
+    assert torch.equal(whole, torch.cat([method.predict(ready, part).logits for part in x.float().split(20)]))
+    far = -(x.float().double()[:, None] - mu).square().sum(2) / 2
+    torch.testing.assert_close(whole.double()[:, 1] - whole[:, 0], far[:, 1] - far[:, 0], rtol=0, atol=0.1)
 
 
 def test_it_forgets_nothing_where_finetune_forgets_all():

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scale, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Fit, Method, Refused, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import BLOCK as ROWS
 from perdure.model import Model, answer, forward, grow, rows_of, start
 from perdure.nets.vae import VAE, Likelihood
@@ -129,6 +129,8 @@ class DGR(Method):
     likelihood: Likelihood = "bernoulli"
     generator_lr: float | None = None
 
+    # not NNS: taught anew by every chunk of a flow, a generator soon draws the last ones only
+    scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})
     states: ClassVar = (DGRState, Generator, Model, Scale)
     off: ClassVar = {"r": 1.0}
 

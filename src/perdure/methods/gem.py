@@ -29,7 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
@@ -185,7 +185,13 @@ class GEM(Method):
             return F.cross_entropy(logits + rival, y, ignore_index=UNCOUNTED)
 
         at_once = max(1, BLOCK // max(1, x[0].numel()))
-        every = vmap(grad(loss), in_dims=(None, 0, 0, 0))
+        recurrent = any(isinstance(layer, nn.RNNBase) for layer in net.modules())  # vmap has no rule for these
+
+        def each(params: dict[str, Tensor], x: Tensor, y: Tensor, rival: Tensor) -> dict[str, Tensor]:
+            alone = [grad(loss)(params, *memory) for memory in zip(x, y, rival, strict=True)]
+            return {name: torch.stack([slope[name] for slope in alone]) for name in params}
+
+        every = each if recurrent else vmap(grad(loss), in_dims=(None, 0, 0, 0))
 
         def slopes() -> Tensor:
             for few in torch.arange(len(memories)).split(at_once):

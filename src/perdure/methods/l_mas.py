@@ -56,12 +56,14 @@ class Local(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         given: dict[int, Tensor] = {}  # what goes to several layers counts once
 
-        def cut(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            given.update({id(y): y for y in inputs if isinstance(y, Tensor) and y.is_floating_point()})
-            return tuple(y.detach() if isinstance(y, Tensor) else y for y in inputs)
+        def cut(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            both = (*inputs, *named.values())
+            given.update({id(y): y for y in both if isinstance(y, Tensor) and y.is_floating_point()})
+            alone = [y.detach() if isinstance(y, Tensor) else y for y in both]
+            return tuple(alone[: len(inputs)]), dict(zip(named, alone[len(inputs) :], strict=True))
 
         layers = [layer for layer in self.net.modules() if any(True for _ in layer.parameters(recurse=False))]
-        hooks = [layer.register_forward_pre_hook(cut) for layer in layers]
+        hooks = [layer.register_forward_pre_hook(cut, with_kwargs=True) for layer in layers]
         try:
             logits = self.net(x)
         finally:

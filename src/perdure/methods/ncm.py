@@ -27,6 +27,8 @@ from perdure.contract import Answer, Examples, Method, Task, TaskId, Trace
 from perdure.model import Model, features, head_of, narrow, parts_of, start
 from perdure.train import BATCH, Diverged, length
 
+EXACT = "donot_use_mm_for_euclid_dist"  # of differences: |a|^2 + |b|^2 - 2ab would lose small ones far from 0
+
 
 class NCMState(NamedTuple):
     """A network without a head, and where each class lies among its features."""
@@ -76,5 +78,5 @@ class NCM(Method):
         return features(self.net, self.fit, Model(state.params, state.stats, state.labels, {}), x)
 
     def predict(self, ready: NCMState, x: Tensor, id: TaskId | None = None) -> Answer:
-        phi = self.features(ready, x)
-        return narrow(Answer(-torch.cdist(phi, ready.mu, compute_mode="donot_use_mm_for_euclid_dist").square() / 2, ready.labels), id)
+        far = torch.cdist(self.features(ready, x), ready.mu, compute_mode=EXACT)
+        return narrow(Answer(-far.square() / 2, ready.labels), id)
