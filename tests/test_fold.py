@@ -73,6 +73,7 @@ def test_settings_out_of_range_are_refused():
 
 BEHIND = {
     ("icarl", "gnu"): ({"method.slots": 7}, "method.slots is 7, and there are 10 classes"),
+    ("er", "gnu"): ({"method.slots": 7, "method.keep": "ring"}, "method.slots is 7, and there are 10 classes"),
     ("supsup", "gg"): ({"method.most": 2}, "all 2 masks are in use"),
     ("packnet", "gg"): (
         {"method.prune": 0.05},

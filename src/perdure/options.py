@@ -159,9 +159,9 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def known_failure(name: str, cls: type[Method], scenario: Scenario) -> str:
-    """What to say before a method runs where it is known to fail; nothing where it is not."""
-    if why := cls.fails.get(scenario):
+def known_failure(name: str, method: Method, scenario: Scenario) -> str:
+    """What to say before a method runs where it is known to fail; nothing where it is not, or where it rehearses."""
+    if not method.rehearses and (why := method.fails.get(scenario)):
         said = f"{name.rpartition('/')[2]} is known to fail in scenario {scenario.value}: {why}"
         return f"warning: {said}. What else there is: perdure advise"
     return ""

@@ -135,7 +135,7 @@ def _parser(verb: str) -> Parser:
 
 def _warn(settings: Settings) -> None:
     """Says on stderr where the method is known to fail: a learner learns classes, and is asked without ids."""
-    if not settings.ids and (known := known_failure(settings.method, method_class(settings.method), Scenario.GNU)):
+    if not settings.ids and (known := known_failure(settings.method, settings.nowhere(), Scenario.GNU)):
         print(f"perdure: {known}", file=sys.stderr)
 
 

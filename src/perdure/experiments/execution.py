@@ -114,7 +114,7 @@ def execute(
     """
     method, stream = prepare(experiment, net)
     notes = [cost.SMOKE] if experiment.smoke else []
-    if announce and (warning := known_failure(experiment.method, type(method), stream.scenario)):
+    if announce and (warning := known_failure(experiment.method, method, stream.scenario)):
         notes.append(warning)
     if announce and not experiment.smoke:
         seconds = cost.estimate(method, stream, experiment.setting) * len(experiment.seeds)

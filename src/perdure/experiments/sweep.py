@@ -71,7 +71,7 @@ def checked(sweep: Sweep, say: Say = lambda text: None) -> dict[str, float]:
                 except Refused as error:
                     raise Refused(f"{run.combination}: {error}") from None
                 method, stream, _ = kinds[one]
-                warnings[known_failure(run.experiment.method, type(method), stream.scenario)] = None
+                warnings[known_failure(run.experiment.method, method, stream.scenario)] = None
                 kinds.setdefault(shape, kinds[one])
     for warning in filter(None, warnings):
         say(f"perdure: {warning}")

@@ -71,13 +71,8 @@ class Settings:
             if not isinstance(value, (str, int, float, NoneType)) or len(str(value)) > TEXT:
                 raise Refused(f"{name[:TEXT]} must be a number, or text of at most {TEXT} characters")
         self.numbers((1, 64, 64))
-        if self.store_no_data:
-            with torch.device("meta"):
-                rehearses = self.made((1, 64, 64)).rehearses
-            if rehearses:
-                raise Refused(
-                    f"{self.method} keeps examples in its state; with store_no_data take a method that keeps none"
-                )
+        if self.store_no_data and self.nowhere().rehearses:
+            raise Refused(f"{self.method} keeps examples in its state; with store_no_data take one that keeps none")
 
     def __hash__(self) -> int:
         return hash((self.method, self.net, *self.options))
@@ -124,6 +119,11 @@ class Settings:
         """
         masks = tasks // 32 if method_class(self.method).memory == "task" else 0  # a task may keep a bit a weight
         return self.numbers(shape) * (1 + masks)
+
+    def nowhere(self) -> Method:
+        """The method on a network that is in no memory, for what it says of itself."""
+        with torch.device("meta"):
+            return self.made((1, 64, 64))
 
     def made(self, shape: tuple[int, ...]) -> Method:
         """The same, however many numbers it takes."""

@@ -18,12 +18,14 @@ Memory: constant, the network and `slots` exemplars as they are stored, allocate
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Scale, Task, TaskId, Trace, unknown
+from perdure.contract import Answer, Examples, Method, Refused, Scale, Task, TaskId, Trace, unknown
 from perdure.model import Model, answer, grow, start
 from perdure.ops.memory import Keep, Memory
 from perdure.ops.rehearsal import Exemplars, Rehearsal, check_slots, without
@@ -57,6 +59,14 @@ class ER(Method):
         check_slots(self.slots)
         if self.keep not in get_args(Keep):
             raise unknown("method.keep", self.keep, get_args(Keep))
+
+    def vet(self, tasks: Sequence[Task]) -> None:
+        classes = len(torch.cat([task.examples.labels.cpu().unique() for task in tasks]).unique())
+        if self.keep != "reservoir" and 0 < self.slots < classes:
+            raise Refused(
+                f"method.slots is {self.slots}, and there are {classes} classes, each of which has a share of a "
+                f"{self.keep} memory; raise it to at least {classes}, or use method.keep reservoir"
+            )
 
     def init(self, key: int, background: Examples | None = None) -> ERState:
         return ERState(start(self.net, self.fit, key), without(self.slots))

@@ -101,7 +101,10 @@ def factors(net: nn.Module, model: Model, examples: Examples) -> bool:
     for (layer, [(a, _)]), delta in zip(called.items(), found, strict=False):
         outer |= zip(layers[layer], (torch.outer(delta[0], a[0].detach()), delta[0]), strict=False)
     grads = zip(found[len(outputs) :], outer.values(), strict=True)
-    return all(torch.allclose(whole, own, rtol=1e-3, atol=1e-5 * float(whole.abs().max())) for whole, own in grads)
+    return all(
+        bool(whole.isfinite().all()) and torch.allclose(whole, own, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+        for whole, own in grads
+    )
 
 
 def _linear(net: nn.Module) -> dict[nn.Module, list[str]]:
