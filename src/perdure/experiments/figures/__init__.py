@@ -19,6 +19,7 @@ import torch
 
 import perdure
 from perdure.contract import unknown
+from perdure.experiments.cost import spoken
 from perdure.experiments.figures.lab import Finding, Lab, Numbers
 from perdure.experiments.provenance import commit, today
 from perdure.report import check_picture
@@ -39,6 +40,7 @@ NAMES = (
     "order",
     "pruning",
     "flow",
+    "angles",
     "recognise",
     "bytes",
     "transfer",
@@ -70,9 +72,9 @@ def base_of(name: str) -> str:
 
 
 def how_long(name: str, base: str) -> str:
-    """How long it takes to measure a figure."""
-    own: str = getattr(module(name), "LONG", "a minute or two of one core")
-    return own if base == Lab.base else "longer than on digits"
+    """How long it takes to measure a figure, by how long it took."""
+    entry = stored(name, base)
+    return f"about {spoken(entry['cpu_seconds'])} of one core" if entry else "longer than on other images"
 
 
 def command(name: str, base: str, rerun: bool = True) -> str:

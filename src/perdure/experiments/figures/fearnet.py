@@ -36,7 +36,6 @@ from perdure.streams.stream import Stream
 from perdure.train import minimise
 
 BASE = "fashion-mnist"  # ten digits of 64 pixels are known by their pixels
-LONG = "four minutes of one core"
 ENCODER, NET = "conv:16-32-64", "mlp:200-100"
 PER_CLASS, SEEDS, KEPT = 1000, 3, 20  # images learned of each class, and exemplars of iCaRL
 PARTS = Omega._fields

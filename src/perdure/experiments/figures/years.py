@@ -29,7 +29,6 @@ from perdure.report.figures import HUES
 from perdure.report.table import size
 from perdure.rng import permutation
 
-LONG = "a quarter of an hour of one core"
 COUNTS = (10, 30, 100, 300, 1000)
 NET, FIT, BATCH, TIMES = "mlp:300", {"fit.steps": 150, "fit.lr": 1e-3}, 128, 3
 
