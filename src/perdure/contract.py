@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from math import inf
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
@@ -35,6 +36,18 @@ def unknown(what: str, name: str, known: Iterable[str], see: str = "") -> Refuse
     near = get_close_matches(name.lower(), known, 1, 0.5)
     hint = f"; did you mean {near[0]}?" if near else "."
     return Refused(f"unknown {what} {name!r}{hint} {see or 'There are: ' + ', '.join(known)}")
+
+
+def check_finite(name: str, value: float) -> None:
+    """Raises Refused where an option of a method is no finite number from 0 on."""
+    if not 0 <= value < inf:
+        raise Refused(f"method.{name} is {value}; it must be finite and not negative")
+
+
+def check_limit(name: str, value: int | None) -> None:
+    """Raises Refused where an option of a method is no number of examples."""
+    if value is not None and value < 1:
+        raise Refused(f"method.{name} is {value}; use at least 1, or leave it out for all examples")
 
 
 class Scenario(Enum):

@@ -137,7 +137,7 @@ def test_a_run_is_warned_once_before_it_learns(perdure) -> None:
 
 
 @pytest.mark.usefixtures("no_page")
-@pytest.mark.parametrize("words", ["split-digits finetune", "split-digits rwalk --method.slots 9", "permuted-digits si"])
+@pytest.mark.parametrize("words", ["split-digits er", "split-digits rwalk --method.slots 9", "permuted-digits si"])
 def test_nobody_else_is_warned(words: str, perdure) -> None:
     assert "known to fail" not in perdure(f"run {words} --tasks 2 TINY").err
 

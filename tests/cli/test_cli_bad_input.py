@@ -45,7 +45,7 @@ MESSAGES = {
     f"{RUN} --fit.optimizer adan": "--fit.optimizer is 'adan'; it must be sgd or adam or adamw or rmsprop",
     f"{RUN} --fit.lr -1": "fit.lr is -1.0; it must not be negative",
     f"{RUN} --fit.epochs 1 --fit.steps 1": "fit.epochs and fit.steps are both given; give one of them",
-    f"{RUN} --method.lam -1": "lam is -1.0; a strength is finite and not negative (0 for no penalty)",
+    f"{RUN} --method.lam -1": "method.lam is -1.0; it must be finite and not negative",
     f"{RUN} --stream.centre 9": "stream.centre is 9, but an input has shape (8, 8); use 2 to its smaller side",
     f"{RUN} --tasks 0": "tasks is 0; it must be at least 1",
     f"{RUN} --examples-per-task 0": "examples_per_task is 0; it must be at least 1",

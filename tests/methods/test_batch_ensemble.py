@@ -317,7 +317,7 @@ def test_bad_options_are_refused() -> None:
     with pytest.raises(Refused, match=r"method.infer is 'binary'; use one of entropy, one-shot"):
         BatchEnsemble(network(), infer="binary")  # type: ignore[arg-type]
     for rate in (-1.0, float("nan")):
-        with pytest.raises(Refused, match=f"method.fast_lr is {rate}; it must not be negative"):
+        with pytest.raises(Refused, match=f"method.fast_lr is {rate}; it must be finite and not negative"):
             BatchEnsemble(network(), fast_lr=rate)
     with pytest.raises(Refused, match=r"0 \(Conv2d\) has a weight that is no map of its own from all input channels"):
         BatchEnsemble(nn.Sequential(nn.Conv2d(2, 2, 1, groups=2), nn.Flatten(), nn.Linear(2, 2))).init(0)

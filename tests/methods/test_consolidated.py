@@ -118,9 +118,9 @@ def test_it_remembers_what_finetune_forgets(kind: type[Method], mean: float) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lam": -1.0}, "lam is -1.0; a strength is finite and not negative"),
-        ({"lam": float("nan")}, "lam is nan; a strength is finite and not negative"),
-        ({"omega_examples": 0}, "omega_examples is 0; use at least 1, or leave it out"),
+        ({"lam": -1.0}, "method.lam is -1.0; it must be finite and not negative"),
+        ({"lam": float("nan")}, "method.lam is nan; it must be finite and not negative"),
+        ({"omega_examples": 0}, "method.omega_examples is 0; use at least 1, or leave it out"),
     ],
 )
 @pytest.mark.parametrize("kind", [MAS, LMAS])

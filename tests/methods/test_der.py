@@ -184,7 +184,7 @@ def test_it_remembers_where_finetune_forgets(scenario, beta):
     forgotten = on_permuted_digits(Finetune(mlp, fit), scenario)
     kept = on_permuted_digits(DER(mlp, fit, beta=beta, slots=200), scenario)
     assert kept > 0.65
-    assert kept > forgotten + 0.1
+    assert kept > forgotten + 0.05
 
 
 def test_old_states_stay_as_they_were():

@@ -163,10 +163,10 @@ def test_it_remembers_what_finetune_forgets() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lam": -1.0}, "lam is -1.0; a strength is finite and not negative"),
-        ({"lam": float("nan")}, "lam is nan; a strength is finite and not negative"),
+        ({"lam": -1.0}, "method.lam is -1.0; it must be finite and not negative"),
+        ({"lam": float("nan")}, "method.lam is nan; it must be finite and not negative"),
         ({"fisher": "batched"}, "fisher is 'batched'; use one of auto, exact, sampled, empirical"),
-        ({"fisher_examples": 0}, "fisher_examples is 0; use at least 1, or none for all examples"),
+        ({"fisher_examples": 0}, "method.fisher_examples is 0; use at least 1, or leave it out"),
     ],
 )
 def test_it_refuses_what_cannot_be(options: dict[str, Any], message: str) -> None:

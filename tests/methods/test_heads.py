@@ -185,7 +185,7 @@ def test_heads_that_are_learned_alone_have_a_rate_of_their_own(trunk: Origin) ->
         alone = number > 0 or trunk == "random"
         as_given = line.with_(fit=replace(FIT, lr=0.03)) if alone else line
         assert tree.equal(states[number + 1], as_given.learn(states[number], task, fold(7, task.id.index))[0])
-    with pytest.raises(Refused, match=r"method.head_lr is -1; it must not be negative"):
+    with pytest.raises(Refused, match=r"method.head_lr is -1; it must be finite and not negative"):
         Heads(_net(), head_lr=-1)
 
 

@@ -102,8 +102,8 @@ def test_its_memory_is_the_network() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lam": -1.0}, "lam is -1.0; a strength is finite and not negative"),
-        ({"lam": float("inf")}, "lam is inf; a strength is finite and not negative"),
+        ({"lam": -1.0}, "method.lam is -1.0; it must be finite and not negative"),
+        ({"lam": float("inf")}, "method.lam is inf; it must be finite and not negative"),
     ],
 )
 def test_it_refuses_what_cannot_be(options: dict[str, Any], message: str) -> None:

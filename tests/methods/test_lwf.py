@@ -326,7 +326,7 @@ def test_it_remembers_where_finetune_forgets(scenario: Scenario, gain: float) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lam": -1.0}, "lam is -1.0; a strength is finite and not negative"),
+        ({"lam": -1.0}, "method.lam is -1.0; it must be finite and not negative"),
         ({"lam": float("nan")}, "lam is nan"),
         ({"tau": 0.0}, "tau is 0.0; a temperature is finite and positive"),
         ({"tau": float("inf")}, "tau is inf"),

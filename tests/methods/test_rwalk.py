@@ -286,7 +286,7 @@ def test_it_remembers_what_finetune_forgets() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lam": -1.0}, "lam is -1.0; a strength is finite and not negative"),
+        ({"lam": -1.0}, "method.lam is -1.0; it must be finite and not negative"),
         ({"interval": 0}, "interval is 0; use at least 1 step"),
         ({"alpha": 1.1}, "alpha is 1.1; it is the share of the newest batch, from 0 to 1"),
         ({"alpha": float("nan")}, "alpha is nan; it is the share of the newest batch"),

@@ -129,10 +129,10 @@ def test_labels_do_not_enter(slices: int | None) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lam": -1.0}, "lam is -1.0; a strength is finite and not negative"),
-        ({"slices": 0}, "slices is 0; use at least 1, or none for all directions at once"),
-        ({"size": 0}, "size is 0; use at least 1"),
-        ({"gamma_examples": -2}, "gamma_examples is -2; use at least 1, or none for all examples"),
+        ({"lam": -1.0}, "method.lam is -1.0; it must be finite and not negative"),
+        ({"slices": 0}, "method.slices is 0; it must be at least 1"),
+        ({"size": 0}, "method.size is 0; it must be at least 1"),
+        ({"gamma_examples": -2}, "method.gamma_examples is -2; use at least 1, or leave it out"),
     ],
 )
 def test_it_refuses_what_cannot_be(options: dict[str, Any], message: str) -> None:

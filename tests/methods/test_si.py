@@ -227,7 +227,7 @@ def test_it_remembers_what_finetune_forgets() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"c": -1.0}, "c is -1.0; a strength is finite and not negative"),
+        ({"c": -1.0}, "method.c is -1.0; it must be finite and not negative"),
         ({"xi": 0.0}, "xi is 0.0; a damping is finite and positive"),
         ({"xi": float("nan")}, "xi is nan; a damping is finite and positive"),
     ],

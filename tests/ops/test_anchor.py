@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perdure.contract import Fit, Refused
+from perdure.contract import Fit, Refused, check_finite
 from perdure.model import start
-from perdure.ops.anchor import Pull, check_strength
+from perdure.ops.anchor import Pull
 from perdure.rng import fold, normal
 from perdure.train import Descent
 
@@ -81,5 +81,5 @@ def test_a_step_goes_along_loss_and_penalty(fit: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])
 def test_a_strength_is_finite_and_not_negative(value: float) -> None:
-    with pytest.raises(Refused, match=f"mu is {value}; a strength is finite and not negative"):
-        check_strength("mu", value)
+    with pytest.raises(Refused, match=f"method.mu is {value}; it must be finite and not negative"):
+        check_finite("mu", value)

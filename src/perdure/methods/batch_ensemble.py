@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from perdure import tree
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
 from perdure.model import (
     Model,
     answer,
@@ -150,8 +150,7 @@ class BatchEnsemble(Method):
         for name, kind in (("weights", Weights), ("infer", Search)):
             if getattr(self, name) not in get_args(kind):
                 raise Refused(f"method.{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(kind))}")
-        if not self.fast_lr >= 0:
-            raise Refused(f"method.fast_lr is {self.fast_lr}; it must not be negative")
+        check_finite("fast_lr", self.fast_lr)
 
     def init(self, key: int, background: Examples | None = None) -> Ensemble:
         matrices(self.net)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scale, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Scale, Task, TaskId, Trace, check_finite
 from perdure.model import Model, answer, grow, start
 from perdure.ops.memory import Memory
 from perdure.ops.rehearsal import Exemplars, Rehearsal, check_slots, without
@@ -60,8 +60,7 @@ class DER(Method):
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise Refused(f"method.{name} is {getattr(self, name)}; it must be finite and not negative")
+            check_finite(name, getattr(self, name))
         check_slots(self.slots)
 
     def init(self, key: int, background: Examples | None = None) -> DERState:

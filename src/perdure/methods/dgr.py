@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scale, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Fit, Method, Refused, Scale, Scenario, Task, TaskId, Trace, check_finite
 from perdure.data import BLOCK as ROWS
 from perdure.model import Model, answer, forward, grow, rows_of, start
 from perdure.nets.vae import VAE, Likelihood
@@ -146,8 +146,7 @@ class DGR(Method):
             raise Refused(f"method.hidden is {self.hidden!r}; write positive numbers joined by dashes, such as 400-400")
         if self.z < 1:
             raise Refused(f"method.z is {self.z}; it must be at least 1")
-        if self.generator_lr is not None and not 0 <= self.generator_lr < inf:
-            raise Refused(f"method.generator_lr is {self.generator_lr}; it must be finite and not negative")
+        check_finite("generator_lr", self.generator_lr or 0.0)
 
     def init(self, key: int, background: Examples | None = None) -> DGRState:
         return DGRState(start(self.net, self.fit, key), None, (), 0)

@@ -21,9 +21,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace, check_finite
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import Pull, check_strength, descend
+from perdure.ops.anchor import Pull, descend
 from perdure.ops.fisher import Kind, check_fisher, diagonal
 from perdure.rng import fold
 from perdure.train import Descent, competing
@@ -58,7 +58,7 @@ class EWC(Method):
     fails: ClassVar = {Scenario.GNU: "19.7 % on split MNIST, where finetune has 20.0 % (perdure reproduce vdv-split)"}
 
     def __post_init__(self) -> None:
-        check_strength("lam", self.lam)
+        check_finite("lam", self.lam)
         check_fisher(self.fisher, self.fisher_examples)
 
     def init(self, key: int, background: Examples | None = None) -> EWCState:

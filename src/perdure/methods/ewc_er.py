@@ -22,9 +22,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Scale, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Scale, Scenario, Task, TaskId, Trace, check_finite
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import Pull, check_strength
+from perdure.ops.anchor import Pull
 from perdure.ops.fisher import Kind, check_fisher, diagonal
 from perdure.ops.memory import Memory
 from perdure.ops.rehearsal import Exemplars, Rehearsal, check_slots, without
@@ -65,7 +65,7 @@ class EWCER(Method):
     off: ClassVar = {"lam": 0.0, "slots": 0}
 
     def __post_init__(self) -> None:
-        check_strength("lam", self.lam)
+        check_finite("lam", self.lam)
         check_fisher(self.fisher, self.fisher_examples)
         check_slots(self.slots)
 

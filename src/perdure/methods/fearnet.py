@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scale, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Fit, Method, Refused, Scale, Scenario, Task, TaskId, Trace, check_finite
 from perdure.data import Arrays, Concat, blocks
 from perdure.model import Model, first_come, forward, grow, head_of, narrow, start, with_outputs
 from perdure.nets.mirror import Mirror
@@ -148,8 +148,7 @@ class FearNet(Method):
         if self.sleep < 1:
             raise Refused(f"method.sleep is {self.sleep}; it must be at least 1 (1 sleeps after every task)")
         for name in ("lam0", "lam"):
-            if not 0 <= (value := getattr(self, name)) < float("inf"):
-                raise Refused(f"method.{name} is {value}; it must be finite and not negative")
+            check_finite(name, getattr(self, name))
         if not 0 < self.eps < float("inf"):
             raise Refused(
                 f"method.eps is {self.eps}; it must be finite and positive, or a copy would be infinitely near"

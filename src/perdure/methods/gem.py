@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace, check_finite
 from perdure.data import View
 from perdure.model import Model, answer, evaluation, grow, index_of, start
 from perdure.ops.memory import Memory, filed, keep
@@ -132,8 +132,7 @@ class GEM(Method):
     def __post_init__(self) -> None:
         if self.slots < 0:
             raise Refused(f"method.slots is {self.slots}; it must not be negative (0 remembers nothing)")
-        if not 0 <= self.margin < float("inf"):
-            raise Refused(f"method.margin is {self.margin}; it must be finite and not negative")
+        check_finite("margin", self.margin)
 
     def init(self, key: int, background: Examples | None = None) -> GEMState:
         return GEMState(start(self.net, self.fit, key), (), (), (), ())

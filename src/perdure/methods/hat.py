@@ -44,7 +44,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
 from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, start, without
 from perdure.ops.chain import Link, chain
 from perdure.ops.channels import spread
@@ -158,8 +158,7 @@ class HAT(Method):
     def __post_init__(self) -> None:
         if not 1 <= self.s_max < inf:
             raise Refused(f"method.s_max is {self.s_max}; it must be at least 1, and finite")
-        if not 0 <= self.c < inf:
-            raise Refused(f"method.c is {self.c}; a strength is finite and not negative")
+        check_finite("c", self.c)
         if self.gates not in get_args(Gates):
             raise Refused(f"method.gates is {self.gates!r}; use one of {', '.join(get_args(Gates))}")
 

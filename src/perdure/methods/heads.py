@@ -25,7 +25,7 @@ from typing import ClassVar, NamedTuple, get_args
 
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
 from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, without
 from perdure.ops.infer import Bound, respond
 from perdure.ops.trunk import Origin, Trunk, begin, learn_trunk, part_of
@@ -67,8 +67,7 @@ class Heads(Method):
     def __post_init__(self) -> None:
         if self.trunk not in get_args(Origin):
             raise Refused(f"method.trunk is {self.trunk!r}; use one of {', '.join(get_args(Origin))}")
-        if self.head_lr is not None and not self.head_lr >= 0:
-            raise Refused(f"method.head_lr is {self.head_lr}; it must not be negative")
+        check_finite("head_lr", self.head_lr or 0.0)
 
     def init(self, key: int, background: Examples | None = None) -> Headed:
         return Headed(begin(self.net, self.fit, self.trunk, key, background), ())

@@ -18,9 +18,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace, check_finite
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import Pull, check_strength, descend
+from perdure.ops.anchor import Pull, descend
 from perdure.train import Descent, competing, minimise
 
 
@@ -49,7 +49,7 @@ class L2(Method):
     }
 
     def __post_init__(self) -> None:
-        check_strength("lam", self.lam)
+        check_finite("lam", self.lam)
 
     def init(self, key: int, background: Examples | None = None) -> L2State:
         return L2State(start(self.net, self.fit, key), 0)

@@ -25,10 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace, unknown
+from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace, check_finite, unknown
 from perdure.data import blocks
 from perdure.model import Model, answer, classes_of, forward, grow, head_of, parts_of, rows_of, start
-from perdure.ops.anchor import check_strength
 from perdure.ops.distil import distance
 from perdure.ops.rivals import Sets, enlist
 from perdure.rng import fold
@@ -79,13 +78,13 @@ class LwF(Method):
     }
 
     def __post_init__(self) -> None:
-        check_strength("lam", self.lam)
+        check_finite("lam", self.lam)
         if not 0 < self.tau < float("inf"):
-            raise Refused(f"tau is {self.tau}; a temperature is finite and positive (1 softens nothing)")
+            raise Refused(f"method.tau is {self.tau}; a temperature is finite and positive (1 softens nothing)")
         if self.balance not in get_args(Balance):
             raise unknown("balance", self.balance, get_args(Balance))
         if self.head_steps < 0:
-            raise Refused(f"head_steps is {self.head_steps}; it must not be negative (0 for no warm-up of the head)")
+            raise Refused(f"method.head_steps is {self.head_steps}; it must not be negative (0 for no warm-up)")
 
     def init(self, key: int, background: Examples | None = None) -> LwFState:
         return LwFState(start(self.net, self.fit, key), (), ())

@@ -22,9 +22,9 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace, check_finite, check_limit
 from perdure.model import Model, answer, start
-from perdure.ops.anchor import check_strength, consolidate
+from perdure.ops.anchor import consolidate
 from perdure.ops.sensitivity import SAMPLES, chosen, factors, mean, opened
 from perdure.rng import fold
 
@@ -58,9 +58,8 @@ class MAS(Method):
     }
 
     def __post_init__(self) -> None:
-        check_strength("lam", self.lam)
-        if self.omega_examples is not None and self.omega_examples < 1:
-            raise Refused(f"omega_examples is {self.omega_examples}; use at least 1, or leave it out")
+        check_finite("lam", self.lam)
+        check_limit("omega_examples", self.omega_examples)
 
     def init(self, key: int, background: Examples | None = None) -> MASState:
         return MASState(start(self.net, self.fit, key), {})

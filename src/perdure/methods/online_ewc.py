@@ -21,9 +21,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import Pull, check_strength, descend
+from perdure.ops.anchor import Pull, descend
 from perdure.ops.fisher import Kind, check_fisher, diagonal
 from perdure.rng import fold
 from perdure.train import Descent, competing
@@ -64,9 +64,9 @@ class OnlineEWC(Method):
     }
 
     def __post_init__(self) -> None:
-        check_strength("lam", self.lam)
+        check_finite("lam", self.lam)
         if not 0 <= self.gamma <= 1:
-            raise Refused(f"gamma is {self.gamma}; it is the share that stays, from 0 to 1")
+            raise Refused(f"method.gamma is {self.gamma}; it is the share that stays, from 0 to 1")
         check_fisher(self.fisher, self.fisher_examples)
 
     def init(self, key: int, background: Examples | None = None) -> OnlineState:

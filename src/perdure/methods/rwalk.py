@@ -32,10 +32,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace, check_finite
 from perdure.data import View
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import check_strength
 from perdure.ops.fisher import diagonal
 from perdure.ops.memory import Memory
 from perdure.ops.rehearsal import Exemplars, Rehearsal, check_slots, without
@@ -79,13 +78,13 @@ class RWalk(Method):
     }
 
     def __post_init__(self) -> None:
-        check_strength("lam", self.lam)
+        check_finite("lam", self.lam)
         if self.interval < 1:
-            raise Refused(f"interval is {self.interval}; use at least 1 step")
+            raise Refused(f"method.interval is {self.interval}; use at least 1 step")
         if not 0 <= self.alpha <= 1:
-            raise Refused(f"alpha is {self.alpha}; it is the share of the newest batch, from 0 to 1")
+            raise Refused(f"method.alpha is {self.alpha}; it is the share of the newest batch, from 0 to 1")
         if not 0 < self.eps < inf:
-            raise Refused(f"eps is {self.eps}; a damping is finite and positive")
+            raise Refused(f"method.eps is {self.eps}; a damping is finite and positive")
         check_slots(self.slots)
 
     @property

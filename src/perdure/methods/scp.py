@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace, check_finite, check_limit
 from perdure.model import Model, answer, evaluation, start
-from perdure.ops.anchor import check_strength, consolidate
+from perdure.ops.anchor import consolidate
 from perdure.ops.sensitivity import chosen, opened
 from perdure.rng import fold, normal
 
@@ -65,14 +65,11 @@ class SCP(Method):
     }
 
     def __post_init__(self) -> None:
-        check_strength("lam", self.lam)
-        for name, value, rest in (
-            ("slices", self.slices, ", or none for all directions at once"),
-            ("size", self.size, ""),
-            ("gamma_examples", self.gamma_examples, ", or none for all examples"),
-        ):
-            if value is not None and value < 1:
-                raise Refused(f"{name} is {value}; use at least 1{rest}")
+        check_finite("lam", self.lam)
+        check_limit("gamma_examples", self.gamma_examples)
+        for name in ("slices", "size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise Refused(f"method.{name} is {value}; it must be at least 1")
 
     def init(self, key: int, background: Examples | None = None) -> SCPState:
         return SCPState(start(self.net, self.fit, key), {})

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
 from perdure.model import Model, answer, grow, start
-from perdure.ops.anchor import check_strength
 from perdure.train import Descent, competing, minimise
 
 
@@ -53,9 +52,9 @@ class SI(Method):
     fails: ClassVar = {Scenario.GNU: "20.0 % on split MNIST, as finetune has (perdure reproduce vdv-split)"}
 
     def __post_init__(self) -> None:
-        check_strength("c", self.c)
+        check_finite("c", self.c)
         if not 0 < self.xi < inf:
-            raise Refused(f"xi is {self.xi}; a damping is finite and positive")
+            raise Refused(f"method.xi is {self.xi}; a damping is finite and positive")
 
     def init(self, key: int, background: Examples | None = None) -> SIState:
         return SIState(start(self.net, self.fit, key), {})

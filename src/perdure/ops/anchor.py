@@ -9,13 +9,12 @@ difference is taken first: S theta - S C would be off by rounding where S is lar
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from perdure.contract import Examples, Method, Refused, Task, Trace
+from perdure.contract import Examples, Method, Task, Trace
 from perdure.model import Model, grow
 from perdure.train import Descent, competing
 
@@ -76,9 +75,3 @@ def consolidate(
         return model, importance, trace
     whole += layout.flat(measured(model, examples, classes))
     return model, layout.named(whole), trace
-
-
-def check_strength(name: str, value: float) -> None:
-    """Raises Refused where an option cannot be the strength of a penalty."""
-    if not 0 <= value < inf:
-        raise Refused(f"{name} is {value}; a strength is finite and not negative (0 for no penalty)")

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from perdure.contract import Examples, Refused
+from perdure.contract import Examples, Refused, check_limit
 from perdure.model import Model
 from perdure.ops.sensitivity import SAMPLES, chosen, factors, mean, opened
 from perdure.rng import fold, uniform
@@ -34,9 +34,8 @@ Kind = Literal["auto", "exact", "sampled", "empirical"]
 def check_fisher(kind: str, limit: int | None) -> None:
     """Raises Refused where options cannot say how a Fisher is taken."""
     if kind not in get_args(Kind):
-        raise Refused(f"fisher is {kind!r}; use one of {', '.join(get_args(Kind))}")
-    if limit is not None and limit < 1:
-        raise Refused(f"fisher_examples is {limit}; use at least 1, or none for all examples")
+        raise Refused(f"method.fisher is {kind!r}; use one of {', '.join(get_args(Kind))}")
+    check_limit("fisher_examples", limit)
 
 
 def diagonal(
