@@ -284,7 +284,10 @@ def test_the_policy_is_shown_and_changed_by_what_is_given(plants) -> None:
     assert history(plants)[-1] == "3 policy changed"
     found = last(plants("learner policy plants --byte-budget none --json"))
     assert found == {"max_drop": 0.1, "max_flips": 1.0, "byte_budget": None, "least": 2}
-    for wrong, why in (("--max-drop 3", "max_drop is 3.0"), ("--byte-budget 10", "the version that answers takes")):
+    for wrong, why in (
+        ("--max-drop 3", "max_drop is 3.0"),
+        ("--byte-budget 10", "the version that answers does not keep it"),
+    ):
         said = plants(f"learner policy plants {wrong}")
         assert said.status == 2
         assert said.err.startswith(f"perdure: {why}")
