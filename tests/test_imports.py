@@ -12,7 +12,7 @@ import perdure
 HOME = Path(perdure.__file__).parent
 RANKS = [
     {"contract"},
-    {"rng"},
+    {"half", "rng"},
     {"tree", "data"},
     {"model", "optimiser"},
     {"train"},
