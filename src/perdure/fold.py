@@ -29,7 +29,7 @@ from perdure.result import FORMAT, Result, read_record, thinned
 from perdure.rng import fold
 from perdure.store import ASIDE, Blobs, load_state, locked, read_json, save_state, write_json
 from perdure.streams.stream import Stream
-from perdure.train import ALONE, BATCH, Progress, for_scenario, length, trains_on_one, watching
+from perdure.train import BATCH, LONE_EXAMPLE, Progress, for_scenario, length, trains_on_one, watching
 
 SMALL = 1_000_000  # parameters below which one thread is fastest
 
@@ -134,7 +134,7 @@ def suited(method: Method, stream: Stream) -> Method:
         try:
             size, _ = length(fit if number else replace(fit, order="shuffled"), n := len(task.examples))
             if not one and (size == 1 or n % size == 1):
-                raise Refused(ALONE)
+                raise Refused(LONE_EXAMPLE)
             if method.alone:
                 check_classes(task)
         except Refused as error:

@@ -230,6 +230,11 @@ def evaluation(net: nn.Module) -> nn.Module:
     return _evaluation[net]
 
 
+def recurrent(net: nn.Module) -> bool:
+    """Whether a network has recurrent layers of torch's, for which vmap has no rule."""
+    return any(isinstance(layer, nn.RNNBase) for layer in net.modules())
+
+
 def forward(net: nn.Module, model: Model, x: Tensor) -> Tensor:
     """All logits (B, rows) of inputs x (B, ...), in evaluation mode, without gradient."""
     with torch.no_grad(), passing(x.device):

@@ -33,7 +33,7 @@ from perdure.rng import fold, permutation
 BATCH = 128  # examples a step when `fit.batch` is not given
 STEPS = 1000  # steps a task when neither `fit.epochs` nor `fit.steps` is given
 FEW = 4  # buffers of gradients whose parts are remembered
-ALONE = (
+LONE_EXAMPLE = (
     "the net cannot be trained on a batch of one example, as the last of a task would be: batch normalisation compares "
     "the examples of a batch. Change fit.batch, or give a task one example more"
 )
@@ -262,7 +262,7 @@ class Descent:
                 logits: Tensor = self.net(x)
         except ValueError as error:
             if len(x) == 1:
-                raise Refused(ALONE) from error
+                raise Refused(LONE_EXAMPLE) from error
             raise
         finally:
             torch.cuda.set_rng_state(outer, self.device) if cuda else torch.set_rng_state(outer)

@@ -61,8 +61,10 @@ class ER(Method):
             raise unknown("method.keep", self.keep, get_args(Keep))
 
     def vet(self, tasks: Sequence[Task]) -> None:
+        if self.keep == "reservoir" or not self.slots:
+            return
         classes = len(torch.cat([task.examples.labels.cpu().unique() for task in tasks]).unique())
-        if self.keep != "reservoir" and 0 < self.slots < classes:
+        if self.slots < classes:
             raise Refused(
                 f"method.slots is {self.slots}, and there are {classes} classes, each of which has a share of a "
                 f"{self.keep} memory; raise it to at least {classes}, or use method.keep reservoir"

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from perdure.contract import Answer, Examples, Method, Refused, Scale, Scenario, Task, TaskId, Trace, check_finite
 from perdure.data import View
-from perdure.model import Model, answer, evaluation, grow, index_of, start
+from perdure.model import Model, answer, evaluation, grow, index_of, recurrent, start
 from perdure.ops.memory import Memory, filed, keep
 from perdure.ops.rivals import Sets, rivals
 from perdure.rng import fold, permutation
@@ -184,13 +184,12 @@ class GEM(Method):
             return F.cross_entropy(logits + rival, y, ignore_index=UNCOUNTED)
 
         at_once = max(1, BLOCK // max(1, x[0].numel()))
-        recurrent = any(isinstance(layer, nn.RNNBase) for layer in net.modules())  # vmap has no rule for these
 
         def each(params: dict[str, Tensor], x: Tensor, y: Tensor, rival: Tensor) -> dict[str, Tensor]:
             alone = [grad(loss)(params, *memory) for memory in zip(x, y, rival, strict=True)]
             return {name: torch.stack([slope[name] for slope in alone]) for name in params}
 
-        every = each if recurrent else vmap(grad(loss), in_dims=(None, 0, 0, 0))
+        every = each if recurrent(net) else vmap(grad(loss), in_dims=(None, 0, 0, 0))
 
         def slopes() -> Tensor:
             for few in torch.arange(len(memories)).split(at_once):

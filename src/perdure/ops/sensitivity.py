@@ -22,7 +22,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from perdure.contract import Examples
-from perdure.model import Model, calls, evaluation, forward, rows_of
+from perdure.model import Model, calls, evaluation, forward, recurrent, rows_of
 from perdure.rng import fold, permutation
 
 SAMPLES = 5000  # examples that are enough where a network does not factor
@@ -165,9 +165,9 @@ def _add_each(
     def one(params: dict[str, Tensor], x: Tensor, s: Tensor) -> dict[str, Tensor]:
         return {name: alone[None] for name, alone in grad(projected)(params, x[0], s[0]).items()}
 
-    recurrent = any(isinstance(layer, nn.RNNBase) for layer in copy.modules())  # vmap has no rule for these
-    each = one if recurrent else vmap(grad(projected), in_dims=(None, 0, 0))
-    chunk = 1 if recurrent else max(1, CHUNK // sum(param.numel() for param in model.params.values()))
+    alone = recurrent(copy)
+    each = one if alone else vmap(grad(projected), in_dims=(None, 0, 0))
+    chunk = 1 if alone else max(1, CHUNK // sum(param.numel() for param in model.params.values()))
     with sdpa_kernel(SDPBackend.MATH):  # nor for the fused attention kernels
         for s in cotangents(forward(net, model, x).index_select(1, rows)):
             for few in zip(x.split(chunk), s.split(chunk), strict=True):
