@@ -42,6 +42,7 @@ NAMES = (
     "flow",
     "angles",
     "recognise",
+    "hopfield",
     "bytes",
     "transfer",
     "packing",
