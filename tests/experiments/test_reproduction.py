@@ -40,6 +40,8 @@ def test_verdicts() -> None:
         "differs", "reproduced", "reproduced",
     ]  # fmt: skip
     assert Claim("x", None, "", {}).verdict(0.5) == "measured"
+    assert [claim.loose(half) for half in (0.019, 0.021, float("nan"))] == [False, True, False]
+    assert not Claim("x", None, "", {}).loose(0.5)
 
 
 def test_a_claim_reads_its_own_figure() -> None:

@@ -19,7 +19,7 @@ from perdure.cli.parser import Parser
 from perdure.cli.progress import Watch, shown
 from perdure.contract import Refused
 from perdure.experiments.cost import spoken
-from perdure.experiments.reproduction import figures, findings, missing, needed, page, reproduce
+from perdure.experiments.reproduction import LOOSE, figures, findings, missing, needed, page, reproduce
 from perdure.experiments.tables import TABLES, Table, table
 from perdure.fold import Moment
 
@@ -96,7 +96,7 @@ def _print(tables: list[Table], console: Console) -> None:
             grid.add_column(heading, justify="right" if heading in ("published", "ours") else "left")
         for one in findings([of]):
             color = COLORS[one.verdict]
-            verdict = f"[{color}]{one.verdict}[/]" if color else one.verdict
+            verdict = (f"[{color}]{one.verdict}[/]" if color else one.verdict) + " *" * one.loose
             grid.add_row(
                 one.claim,
                 one.figure.replace("[", r"\["),
@@ -107,6 +107,8 @@ def _print(tables: list[Table], console: Console) -> None:
             )
         console.print(grid)
         console.print()
+    if any(one.loose for one in findings(tables)):
+        console.print(LOOSE, soft_wrap=True)
     if any(one.verdict == "not run" for one in findings(tables)):
         names = " or ".join(["NAME"] if len(tables) > 1 else [tables[0].name])
         console.print(f"What is not run can be run with: perdure reproduce {names} --run")

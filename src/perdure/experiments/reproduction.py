@@ -26,6 +26,7 @@ from perdure.report.table import interval
 from perdure.store import write_json
 from perdure.train import Diverged
 
+LOOSE = "*: the runs spread wider than what counts as reproduced, so that more of them could decide otherwise"
 STORED = Path(str(resources.files("perdure.experiments"))) / "results"
 
 
@@ -44,6 +45,7 @@ class Finding:
     runs: int
     target: str  # what counts as reproduced
     verdict: str  # reproduced, differs, measured (nothing was published), not run
+    loose: bool  # whether the interval is wider than what counts as reproduced
     note: str
     commands: tuple[str, ...]
 
@@ -151,6 +153,7 @@ def _finding(of: Table, claim: Claim, entries: dict[str, dict[str, Any]]) -> Fin
         len(claim.runs),
         claim.target,
         claim.verdict(mean) if len(values) == len(claim.runs) else "not run",
+        claim.loose(half),
         claim.note,
         tuple(command(run) for run in claim.runs.values()),
     )
@@ -183,8 +186,10 @@ def page() -> str:
         ]
         found = findings([of])
         for one in found:
-            cells = (one.claim, one.figure, *figures(one), f"{one.done} of {one.runs}", one.target or "–", one.verdict)
+            verdict = one.verdict + r" \*" * one.loose
+            cells = (one.claim, one.figure, *figures(one), f"{one.done} of {one.runs}", one.target or "–", verdict)
             lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", f"\\{LOOSE}."] if any(one.loose for one in found) else []
         lines += ["", *(f"- {one.claim}: {one.source}.{' ' * bool(one.note)}{one.note}" for one in found)]
         if entries := stored(of):
             lines += ["", "| run | ACC | BWT | seconds | commit | date |", "|---|---|---|---|---|---|"]

@@ -48,6 +48,14 @@ class Claim:
             return "measured"
         return "reproduced" if abs(mean - self.published) <= self.band else "differs"
 
+    def loose(self, half: float) -> bool:
+        """Whether runs spread wider than what counts as reproduced, so that more of them could decide otherwise.
+
+        Args:
+            half: of the interval around their mean; NaN for one run.
+        """
+        return self.published is not None and self.band is not None and half > self.band
+
     @property
     def target(self) -> str:
         """What counts as reproduced, in words; nothing where there is nothing to compare with."""
