@@ -141,8 +141,8 @@ class Largest:
 
     Args:
         budgets: m by name.
-        refresh: steps between two searches for the cut-off; between them the last one serves, since scores move
-            little. What is kept in the end is exact.
+        refresh: steps between two searches for the cut-off; between them the last one serves, and lets pass more as
+            scores grow. What is kept in the end is exact.
     """
 
     signed = True
