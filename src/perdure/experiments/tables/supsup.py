@@ -12,9 +12,9 @@ PAPER = "M. Wortsman et al., 2020, arXiv 2006.14769"
 FEW = Setting(exam_rows="last", exam_examples=1000)
 LENET, FC = "mlp:300-100", "mlp:1024-1024"
 NOTE = (
-    "Reproduced if at most half a point below a search at every step. Rarer searches do better here: scores grow past a "
-    "threshold that stands still, so that more weights learn than are kept in the end, and a search at every step for "
-    "twice as many, cut to the budget at the end, does nearly as well. Longer tasks were not compared."
+    "Reproduced if at most half a point below a search at every step. Rarer searches do better here: scores grow past "
+    "a threshold that stands still, so that more weights learn than are kept in the end, and a search at every step "
+    "for twice as many, cut to the budget at the end, does nearly as well. Longer tasks were not compared."
 )
 
 
