@@ -87,9 +87,28 @@ def test_no_mask_takes_a_step_on_a_batch_that_is_not_its_own() -> None:
     assert [old.steps for old in after.flow.masks] == [EACH // BATCH] * 2
 
 
-def test_the_statistics_of_a_mask_never_see_a_batch_of_another_task() -> None:
+def test_a_border_between_two_questions_is_found_by_the_jump_of_the_loss() -> None:
+    batches = EACH // BATCH
+    state = _live(_method(every=30), _flow([0, 1, 2, 0], EACH))
+    assert batches % 30
+    assert state.flow.log.tolist() == [[0, 0], [batches, 1], [2 * batches, 2], [3 * batches, 0]]
+
+
+def test_known_inputs_whose_labels_are_others_get_a_mask_of_their_own() -> None:
+    """The inputs alone say that they are the mask's, and more plainly than any others; its loss on them does not."""
+    method, (x, y) = _method(), _examples(0)
+    first = method.learn(method.init(5), _flow([0], EACH)[0], 1)[0]
+    other = Task(Arrays(x, (y + 1) % CLASSES), None)
+    state = method.learn(first, other, 2)[0]
+    assert state.flow.log.tolist() == [[0, 0], [EACH // BATCH, 1]]
+    assert tree.equal(state.masks[0], first.masks[0])
+    assert len(method.learn(first, _flow([0], EACH)[0], 2)[0].ids) == 1
+
+
+@pytest.mark.parametrize("every", [20, 30])  # the border is a question's turn, or found by the jump of the loss
+def test_the_statistics_of_a_mask_never_see_a_batch_of_another_task(every: int) -> None:
     net = nn.Sequential(nn.Linear(WIDTH, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, CLASSES))
-    method = _method(net)
+    method = _method(net, every=every)
     before = _live(method, _flow([0], EACH))
     after = method.learn(before, _flow([0, 1], EACH)[1], 9)[0]
     assert {place for _, place in after.flow.log.tolist()[1:]} == set(range(1, len(after.ids)))
@@ -115,6 +134,14 @@ def test_the_youngest_mask_is_not_judged_before_it_has_learned_for_a_while() -> 
     short = _live(method, [*_flow([0], EACH, 10 * BATCH), *_flow([1], EACH, 100 * BATCH)])
     assert len(short.ids) == 1
     assert len(_live(_method(), _flow([0, 1], EACH)).ids) == 2
+
+
+def test_a_jump_of_the_loss_is_no_question_while_the_mask_is_young() -> None:
+    batches = EACH // BATCH
+    young = _live(_method(every=batches + 20), _flow([0, 1], EACH))
+    assert [begin for begin, _ in young.flow.log.tolist() if begin < batches + 20] == [0]
+    old = _live(_method(every=batches - 10), _flow([0, 1], EACH))
+    assert [begin for begin, _ in old.flow.log.tolist()] == [0, batches]
 
 
 def test_what_is_about_tasks_is_refused_in_a_flow() -> None:
