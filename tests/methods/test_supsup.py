@@ -192,10 +192,17 @@ def test_a_task_that_is_learned_again_gets_a_new_mask_and_the_others_keep_theirs
 def test_a_task_is_forgotten_but_for_its_share_in_the_mean_of_scores(transfer: str) -> None:
     method = _method(transfer=transfer)
     *_, one, two, three = _learn(method, _task(0), _task(1), _task(2, classes=(2, 3)))
-    assert equal(method.forget(three, 2), two._replace(mean=three.mean))
+    assert equal(method.forget(three, 2), two._replace(mean=three.mean, met=three.met))
     assert method.forget(three, 0).labels.tolist() == [0, 1, 2, 3]  # some of which task 1 has too
-    assert equal(method.forget(two, 1), one._replace(mean=two.mean))
+    assert equal(method.forget(two, 1), one._replace(mean=two.mean, met=two.met))
     assert (two.mean == {}) == (transfer == "none")
+
+
+def test_the_mean_of_scores_weighs_all_tasks_alike_though_some_were_forgotten_since() -> None:
+    method = _method(transfer="scores")
+    *_, three = _learn(method, *map(_task, range(3)))
+    less = method.forget(method.forget(three, 0), 1)
+    assert equal(method.learn(less, _task(3), 9)[0].mean, method.learn(three, _task(3), 9)[0].mean)
 
 
 def test_every_task_has_statistics_of_its_own() -> None:
@@ -378,6 +385,32 @@ def test_a_damaged_mask_is_refused() -> None:
 def test_layers_that_take_no_mask_are_named_before_any_work(layer: nn.Module, message: str) -> None:
     with pytest.raises(Refused, match=message):
         SupSup(nn.Sequential(layer, nn.Linear(4, 2))).init(0)
+
+
+@pytest.mark.parametrize(
+    ("net", "fit", "message"),
+    [
+        (_net("mlp"), replace(FIT, start="net"), r"fit\.start net has no meaning here, where all weights follow from"),
+        (_net("mlp"), replace(FIT, freeze="1.*"), r"fit\.freeze has no meaning here"),
+        (
+            nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 2)),
+            FIT,
+            "a frozen 0.weight and 0.bias has",
+        ),
+    ],
+)
+def test_weights_that_are_given_or_held_are_refused(net: nn.Module, fit: Fit, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        SupSup(net, fit).init(0)
+
+
+def test_a_life_has_ids_or_none() -> None:
+    method, task = _method(fit=replace(FIT, steps=None, epochs=1, order="arrival")), _task(0)
+    chunk = Task(task.examples, None)
+    with pytest.raises(Refused, match="tasks were learned by their ids, and a flow without ids cannot go on"):
+        method.learn(_learn(method, task)[-1], chunk, 1)
+    with pytest.raises(Refused, match="a flow without ids was learned, and its masks belong to no task"):
+        method.learn(_learn(method, chunk)[-1], task, 1)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
 from perdure.model import Model, check_classes, evaluation, extended, index_of, narrow, start, with_outputs
 from perdure.ops.infer import entropy
-from perdure.ops.masks import NORMS, Threshold, Through, constants, learn_masks, maskable, with_spare
+from perdure.ops.masks import NORMS, Threshold, Through, check_constants, constants, learn_masks, maskable, with_spare
 from perdure.optimiser import Optimiser
 from perdure.rng import fold, permutation
 from perdure.train import Descent, Layout
@@ -126,6 +126,7 @@ class HopSupSup(Method):
                 raise Refused(f"method.{name} is {value}; it must be at least {least}")
 
     def init(self, key: int, background: Examples | None = None) -> Memories:
+        check_constants(self.net, self.fit)
         maskable(self.net)
         sizes, model = units(self.net), start(self.net, self.fit, key)
         hopfield = {name: torch.zeros(d, d) for name, d in sizes.items()}

@@ -16,7 +16,8 @@ Deviations: where nothing was pre-trained (no background, `trunk="first"`) the b
 whose mask is all ones. One optimiser and one rate, those of `fit`, for scores and heads; the paper has 1e-4 for both.
 Adam is blind to scale, so what counts for a mask is how many steps of the rate lie between start and cut: 50 in the
 paper, which trains 30 epochs; 5 at the default rate 1e-3, which suits the default 1,000 steps (on permuted digits 50
-are no worse). No weight decay on masks and heads, whatever `fit` says: it would pull scores below the cut.
+are no worse). No weight decay on masks and heads, whatever `fit` says: it would pull scores below the cut. A ternary
+mask is -1 only where a score is as far below 0 as the cut is above; in the authors' code, wherever one is below 0.
 Statistics of normalisation are each task's own, not frozen. Moments are fresh for every task. Inference by entropy is
 not in the paper, which is given the id.
 Memory: the backbone, and for each task a coded mask (at most a bit a weight, two if ternary), a head and statistics. A

@@ -60,6 +60,7 @@ from perdure.ops.masks import (
     Rule,
     Threshold,
     Through,
+    check_constants,
     constants,
     erdos_renyi_budgets,
     learn_masks,
@@ -114,6 +115,7 @@ class Supermasks(NamedTuple):
     stats: tuple[Params, ...]
     mean: Params  # of scores, also of tasks that were forgotten since; empty unless they are transferred
     flow: Flow | None = None  # in NNs only
+    met: int = 0  # tasks in the mean of scores
 
 
 class Masked(NamedTuple):
@@ -191,6 +193,7 @@ class SupSup(Method):
         return with_outputs(self.net, self.fit, self.outputs)
 
     def init(self, key: int, background: Examples | None = None) -> Supermasks:
+        check_constants(self.net, self.fit)
         maskable(self.net)
         return Supermasks(fold(key, "constants"), torch.empty(0, dtype=torch.int64), (), (), (), (), {})
 
@@ -208,13 +211,15 @@ class SupSup(Method):
     def learn(self, state: Supermasks, task: Task, key: int) -> tuple[Supermasks, Trace]:
         if task.id is None:
             return Allocation(self, state, task, key).learn()
+        if state.flow is not None:
+            raise Refused("a flow without ids was learned, and its masks belong to no task: begin a new life for tasks")
         others = [place for place, id in enumerate(state.ids) if id.index != task.id.index]
         state, labels = only(state, others), first_come(task).to(state.labels.device)
         self._admit(state.ids, task)
         model = Model(self._first_scores(state, fold(key, "scores")), self.fresh(state)[1], labels, {})
         descent, through = self.begin(state, model, replace(self.fit, moments="fresh"), key)
         masks = learn_masks(through, descent, task.examples)
-        state = state._replace(mean=self._mean(state, through.scores))
+        state = self._remember(state, through.scores)
         return self.add(state, TaskId(task.id.index, labels), masks, descent.model.stats), descent.trace
 
     def begin(self, state: Supermasks, model: Model, fit: Fit, key: int) -> tuple[Descent, Through]:
@@ -333,12 +338,13 @@ class SupSup(Method):
         drawn: Params = tree.to(start_scores(self.wide, key), state.labels.device)
         return drawn
 
-    def _mean(self, state: Supermasks, scores: Params) -> Params:
-        """The running mean of the scores of all tasks, if it is wanted."""
+    def _remember(self, state: Supermasks, scores: Params) -> Supermasks:
+        """The state with the scores of one more task in their running mean, if it is wanted."""
         if self.transfer != "scores":
-            return {}
+            return state
         before = state.mean or {name: torch.zeros_like(score) for name, score in scores.items()}
-        return {name: before[name].lerp(score, 1 / (len(state.ids) + 1)) for name, score in scores.items()}
+        mean = {name: before[name].lerp(score, 1 / (state.met + 1)) for name, score in scores.items()}
+        return state._replace(mean=mean, met=state.met + 1)
 
 
 class Allocation:
@@ -354,6 +360,11 @@ class Allocation:
     def __init__(self, method: SupSup, state: Supermasks, task: Task, key: int) -> None:
         if method.transfer != "none":
             raise Refused("method.transfer is about tasks, and a flow without ids has none; leave it out")
+        if state.ids and state.flow is None:
+            raise Refused(
+                "tasks were learned by their ids, and a flow without ids cannot go on with their masks: "
+                "begin a new life for it"
+            )
         none = state.labels[:0]
         flow = state.flow or Flow(0, -1, none, (), none.view(0, 2))
         labels = extended(flow.labels, task)

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from perdure.contract import Examples, Refused
+from perdure.contract import Examples, Fit, Refused
 from perdure.ops.channels import signs
 from perdure.ops.select import largest, threshold
 from perdure.rng import fold, uniform
@@ -56,6 +56,17 @@ def maskable(net: nn.Module) -> dict[str, int]:
                 f"{', '.join(own)}. Masks cover Linear and convolution layers; use a net of these and normalisations"
             )
     return out
+
+
+def check_constants(net: nn.Module, fit: Fit) -> None:
+    """Raises Refused where weights are to be given or held: those that follow from a key are neither."""
+    still = [name for name, param in net.named_parameters() if not param.requires_grad]
+    asked = "fit.start net" if fit.start == "net" else "fit.freeze" if fit.freeze else f"a frozen {' and '.join(still)}"
+    if fit.start == "net" or fit.freeze or still:
+        raise Refused(
+            f"{asked} has no meaning here, where all weights follow from a key and are never trained: leave it out; "
+            "piggyback with method.trunk net learns masks over weights that are given"
+        )
 
 
 def beneath(net: nn.Module) -> Params:
