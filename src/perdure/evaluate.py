@@ -39,10 +39,11 @@ class Exam(Protocol):
 
 
 class Cell(NamedTuple):
-    """The accuracy on one exam, a fraction; NaN where the method has no row for any of its labels."""
+    """What one exam found, in fractions; NaN where the method has no row for any of its labels."""
 
-    asked: float  # as the scenario asks: with the id in GG, without elsewhere
-    given: float  # with the id; NaN in NNs, which has none
+    asked: float  # accuracy as the scenario asks: with the id in GG, without elsewhere
+    given: float  # accuracy with the id; NaN in NNs, which has none
+    task: float  # inputs that were given their own task; NaN where none is inferred, or in NNs nobody knows it
 
 
 def _hits(answer: Answer, y: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def examine(
     limit: int | None = None,
     device: torch.device | None = None,
 ) -> Cell:
-    """The accuracy on one exam as the scenario asks it, and with the id given (NaN in NNs, which has no ids).
+    """One exam as the scenario asks it, and with the id given.
 
     Args:
         limit: examine so many of its examples, the same ones every time.
@@ -70,14 +71,17 @@ def examine(
     n = len(exam.examples)
     rows = torch.arange(n) if limit is None or limit >= n else permutation(0, n)[:limit].sort().values
     asked_id = exam.id if scenario is Scenario.GG else None
-    asked, given = torch.zeros((), device=device), torch.zeros((), device=device)
+    asked, given, task = (torch.zeros((), device=device) for _ in range(3))
     given_measured = scenario is not Scenario.NNS
+    inferred = given_measured and asked_id is None
     for x, y, _ in blocks(exam.examples, device, rows):
         answer = method.predict(ready, x, asked_id)
         if not _measurable(answer, exam.id.classes):
-            return Cell(float("nan"), float("nan"))
+            return Cell(float("nan"), float("nan"), float("nan"))
         hits = _hits(answer, y)
         asked += hits
+        if inferred := inferred and answer.task is not None:
+            task += (answer.task == exam.id.index).sum()
         if not given_measured:
             continue
         if asked_id is None:
@@ -87,7 +91,9 @@ def examine(
                 given += hits if narrowed.labels is answer.labels else _hits(narrowed, y)
         else:
             given += hits
-    return Cell(float(asked) / len(rows), float(given) / len(rows) if given_measured else float("nan"))
+    shares = (float(count) / len(rows) for count in (asked, given, task))
+    known = (True, given_measured, inferred)
+    return Cell(*(share if there else float("nan") for share, there in zip(shares, known, strict=True)))
 
 
 def acc(R: Matrix) -> float:

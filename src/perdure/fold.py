@@ -262,22 +262,22 @@ class _Life:
 
     def _examined(self, result: Result, rows: list[int]) -> Result:
         started, setting = time.perf_counter(), self.setting
-        R, given = result.R.copy(), None if result.R_given is None else result.R_given.copy()
+        matrices = {"R": result.R, "R_given": result.R_given, "R_task": result.R_task}
+        found: dict[str, Any] = {name: matrix.copy() for name, matrix in matrices.items() if matrix is not None}
         if wanted := [row for row in rows if row in self.rows]:
             ready = self.method.ready(self.state)
             for j, exam in enumerate(self.stream.exams):
                 cell = evaluate.examine(
                     self.method, ready, exam, self.stream.scenario, setting.exam_examples, setting.where
                 )
-                R[wanted, j] = cell.asked
-                if given is not None:
-                    given[wanted, j] = cell.given
+                for matrix, share in zip(found.values(), cell, strict=False):  # where there are no ids, R alone
+                    matrix[wanted, j] = share
         seconds = time.perf_counter() - started
         if rows:
-            mean = float(np.mean(R[rows[-1], : rows[-1]])) if rows[-1] else float("nan")
+            mean = float(np.mean(found["R"][rows[-1], : rows[-1]])) if rows[-1] else float("nan")
             self.watch(Moment("examined", result.learned, len(self.stream.tasks), None, mean, seconds))
         spent = [*result.exam_seconds_by_row, *(seconds / len(rows) for _ in rows)]
-        return replace(result, R=R, R_given=given, exam_seconds_by_row=spent)
+        return replace(result, **found, exam_seconds_by_row=spent)
 
     def _saved(self, result: Result, tasks: int = 0) -> Result:
         """The state on disk, then the result that names it. `tasks`: how many were completed by it."""

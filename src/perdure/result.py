@@ -20,7 +20,7 @@ from perdure.store import read_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT = 2  # of a run folder
+FORMAT = 3  # of a run folder
 POINTS = 200  # of a loss trace that a result keeps
 
 
@@ -39,6 +39,7 @@ class Result:
     tasks: int
     R: Matrix  # (T+1, T), row 0 before any learning
     R_given: Matrix | None  # the same exams with the id given; None where there are no ids
+    R_task: Matrix | None = None  # the share of their inputs that were given their own task, where it is inferred
     learned: int = 0  # calls of `learn` so far
     finished: bool = False
     reasons: dict[str, str] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Result:
             tasks=tasks,
             R=np.full((tasks + 1, tasks), np.nan),
             R_given=np.full((tasks + 1, tasks), np.nan) if ids else None,
+            R_task=np.full((tasks + 1, tasks), np.nan) if ids else None,
             **known,
         )
 
@@ -74,6 +76,11 @@ class Result:
     def acc_given(self) -> float:
         """The same with the id given; NaN where there are no ids."""
         return float("nan") if self.R_given is None else evaluate.acc(self.R_given)
+
+    @property
+    def recognised(self) -> float:
+        """Mean share of inputs that were given their own task, after the last task; NaN where none is inferred."""
+        return float("nan") if self.R_task is None else evaluate.acc(self.R_task)
 
     @property
     def bwt(self) -> float:
@@ -123,7 +130,7 @@ class Result:
         """Everything measured as plain JSON; NaN is null."""
         out = {item.name: getattr(self, item.name) for item in fields(self)}
         out["run_dir"] = None if self.run_dir is None else str(self.run_dir)
-        figures = ["acc", "acc_given", "bwt", "fwt", "forgetting", "learn_seconds", "exam_seconds"]
+        figures = ["acc", "acc_given", "recognised", "bwt", "fwt", "forgetting", "learn_seconds", "exam_seconds"]
         figures += ["state_bytes", "stored_bytes"] if self.state_bytes_by_task else []
         return {name: _plain(value) for name, value in (out | {name: getattr(self, name) for name in figures}).items()}
 
@@ -136,7 +143,7 @@ class Result:
         """
         try:
             kept = {item.name: content[item.name] for item in fields(cls)}
-            for name in ("R", "R_given"):
+            for name in ("R", "R_given", "R_task"):
                 if kept[name] is not None:
                     kept[name] = np.array(kept[name], dtype=np.float64).reshape(kept["tasks"] + 1, kept["tasks"])
             kept["learning_speed"] = [float("nan") if speed is None else speed for speed in kept["learning_speed"]]
@@ -206,7 +213,17 @@ def read_result(folder: Path) -> Result:
 def summary(results: Sequence[Result], listed: bool = False) -> dict[str, Any]:
     """What `--json` prints: the figures of one run, or (always, where `listed`) lists of them over seeds."""
     names = ["stream", "method", "scenario", "seed", "R", "acc", "bwt", "fwt", "forgetting", "learn_seconds"]
-    names += ["exam_seconds", "state_bytes", "stored_bytes", "state_bytes_by_task", "R_given", "acc_given", "run_dir"]
+    names += [
+        "exam_seconds",
+        "state_bytes",
+        "stored_bytes",
+        "state_bytes_by_task",
+        "R_given",
+        "acc_given",
+        "R_task",
+        "recognised",
+    ]
+    names += ["run_dir"]
     figures = [result.to_json() for result in results]
     single = len(figures) == 1 and not listed
     return {name: figures[0][name] if single else [one[name] for one in figures] for name in names}

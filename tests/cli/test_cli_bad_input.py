@@ -282,7 +282,7 @@ class TestFolders:
         path = Path("out") / file
         path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
         message = (
-            "the run in out has format 99, and this version reads format 2; use the version of perdure that wrote it"
+            "the run in out has format 99, and this version reads format 3; use the version of perdure that wrote it"
         )
         for verb in ("run --resume", "report"):
             said = perdure(f"{verb} out")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("no_page")
 RUN = "run permuted-digits finetune --tasks 2 TINY"
 KEYS = {
     *("stream", "method", "scenario", "seed", "R", "acc", "bwt", "fwt", "forgetting", "learn_seconds", "exam_seconds"),
-    *("state_bytes", "stored_bytes", "state_bytes_by_task", "R_given", "acc_given", "run_dir"),
+    *("state_bytes", "stored_bytes", "state_bytes_by_task", "R_given", "acc_given", "R_task", "recognised", "run_dir"),
 }
 OWN = """
 from perdure.methods.finetune import Finetune
@@ -55,6 +55,16 @@ def test_undefined_is_null(perdure) -> None:
     free = json.loads(perdure("run permuted-digits finetune --tasks 2 --net mlp:4 --scenario free --json").out)
     assert free["acc_given"] is None
     assert free["R_given"] is None
+    assert free["R_task"] is None
+
+
+def test_the_share_of_inputs_whose_task_is_found_is_said(perdure) -> None:
+    said = perdure("run permuted-digits supsup --tasks 2 TINY --out found")
+    figures = library.Result.from_json(json.loads(Path("found/result.json").read_text()))
+    assert np.isnan(figures.R_task[0]).all()
+    assert figures.R_task[1, 0] == 1  # there is one to choose from
+    assert figures.recognised == figures.R_task[2].mean() < 1
+    assert f"Task found (%) {100 * figures.recognised:.1f}" in " ".join(said.out.split())
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

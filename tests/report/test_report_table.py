@@ -107,7 +107,7 @@ def test_one_undefined_seed_leaves_the_mean_undefined():
 def test_one_task_has_neither_growth_nor_transfer():
     (row,) = comparison([make([[0.1], [0.9]], learning_speed=[0.0])])
     undefined = {key for key, cell in row.cells.items() if isnan(cell.mean)}
-    assert undefined == {"bwt", "fwt", "forgetting", "growth", "intransigence", "speed"}
+    assert undefined == {"recognised", "bwt", "fwt", "forgetting", "growth", "intransigence", "speed"}
     assert all(row.cells[key].reason for key in undefined)
 
 
@@ -121,11 +121,21 @@ def test_speed_counts_from_the_second_task_and_growth_too():
 
 def test_acc_with_the_id_has_a_column_only_where_it_differs():
     shown = [column.key for column in columns(comparison([make()]))]
-    assert shown == [column.key for column in COLUMNS if column.key != "acc_given"]
-    rows = comparison([make(given=np.ones((4, 3)))])
+    assert shown == [column.key for column in COLUMNS if column.key not in ("acc_given", "recognised")]
+    rows = comparison([make(given=np.ones((4, 3)), R_task=np.full((4, 3), 0.5))])
     assert columns(rows) == list(COLUMNS)
     assert rows[0].cells["acc_given"].mean == 1
     assert "acc_given" not in [column.key for column in columns(comparison([make(R_given=None)]))]
+
+
+def test_tasks_found_have_a_column_only_where_any_were_sought():
+    some = make(R_task=np.array([[nan, nan, nan], [1.0, nan, nan], [1.0, 0.5, nan], [1.0, 0.4, 0.1]]))
+    found, without, told = comparison([some, make(method="er"), make(method="l2", scenario="gg")])
+    assert "recognised" in [column.key for column in columns([found, without, told])]
+    assert found.cells["recognised"].mean == pytest.approx(0.5)
+    assert without.cells["recognised"].reason == "no task is inferred"
+    assert told.cells["recognised"].reason == "the id is given"
+    assert "recognised" not in [column.key for column in columns([without, told])]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from perdure.report.table import interval
 from perdure.store import write_json
 from perdure.train import Diverged
 
+KEPT = ("acc", "recognised", "bwt", "fwt", "forgetting", "R", "learn_seconds", "state_bytes")  # of a run's result
 LOOSE = "*: the runs spread wider than what counts as reproduced, so that more of them could decide otherwise"
 STORED = Path(str(resources.files("perdure.experiments"))) / "results"
 
@@ -120,7 +121,7 @@ def _run(of: Table, name: str, experiment: Experiment, home: Path, watch: Callab
     begun, code = (home / "experiment.json").exists(), commit()  # of the code that runs, not of what comes after
     (result,) = execute(experiment, home, resume=begun, watch=lambda moment: watch(name, moment))
     kept = result.to_json()
-    entry = {key: kept[key] for key in ("acc", "bwt", "fwt", "forgetting", "R", "learn_seconds", "state_bytes")}
+    entry = {key: kept[key] for key in KEPT}
     entry |= {
         "run": name,
         "command": command(experiment),

@@ -69,6 +69,7 @@ RETENTION, TRANSFER, EXPANSION, TIME = (
 COLUMNS = (
     Column("acc", RETENTION, "ACC", "%", "mean accuracy over all tasks after the last one"),
     Column("acc_given", RETENTION, "ACC, id given", "%", "the same exams, with the task's id given"),
+    Column("recognised", RETENTION, "Task found", "%", "inputs of the same exams that were given their own task"),
     Column("bwt", RETENTION, "BWT", "points", "backward transfer: accuracy at the end less that right after learning"),
     Column("forgetting", RETENTION, "Forgetting", "points", "best accuracy before the last task less that at the end"),
     Column("intransigence", RETENTION, "Intransigence", "points", "joint's accuracy on each newest task less its own"),
@@ -121,11 +122,13 @@ def comparison(results: Sequence[Result]) -> list[Row]:
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """The columns that say something: ACC with the id given only where it differs from ACC."""
-    same = all(
-        isnan(row.cells["acc_given"].mean) or row.cells["acc_given"].mean == row.cells["acc"].mean for row in rows
-    )
-    return [column for column in COLUMNS if not (same and column.key == "acc_given")]
+    """The columns that say something: ACC with the id given only where it differs, tasks found only where any were."""
+    cells = [row.cells for row in rows]
+    silent = {
+        "acc_given": all(isnan(its["acc_given"].mean) or its["acc_given"].mean == its["acc"].mean for its in cells),
+        "recognised": all(isnan(its["recognised"].mean) for its in cells),
+    }
+    return [column for column in COLUMNS if not silent.get(column.key)]
 
 
 def text(cell: Cell, unit: str) -> str:
@@ -195,12 +198,14 @@ def _label(result: Result, groups: Iterable[list[Result]]) -> str:
 def _figures(result: Result, results: Sequence[Result]) -> dict[str, tuple[float, str]]:
     """Every figure of one run, with the reason why where it is undefined."""
     given = "this scenario has no ids" if result.R_given is None else ""
+    told = "the id is given" if result.scenario == "gg" else "no task is inferred"
     speed, live = result.learning_speed, result.state_bytes_by_task
     later = float(np.mean(speed[1:])) if len(speed) > 1 else nan
     growth = (live[-1] - live[0]) / (len(live) - 1) if len(live) > 1 else nan
     found = {
         "acc": (result.acc, ""),
         "acc_given": (result.acc_given, given),
+        "recognised": (result.recognised, given or told),
         "bwt": (result.bwt, ""),
         "forgetting": (result.forgetting, ""),
         "intransigence": _intransigence(result, results),
