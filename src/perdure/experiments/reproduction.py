@@ -22,7 +22,7 @@ from perdure.experiments.experiment import Experiment, command
 from perdure.experiments.provenance import commit, today
 from perdure.experiments.tables import TABLES, Claim, Table, table
 from perdure.fold import Moment
-from perdure.report.table import interval
+from perdure.report.table import interval, size
 from perdure.store import write_json
 from perdure.train import Diverged
 
@@ -176,7 +176,7 @@ def page() -> str:
         "",
         "Published figures beside our own runs. This page is written by `make docs` from the results stored in the",
         "package; `perdure reproduce --all` prints the same, `make reproduce NAME=...` runs what is missing. Figures",
-        "are percent; intervals are Student's t, 95 %, over runs.",
+        "are percent; intervals are Student's t, 95 %, over runs; the state is all that a method remembers at the end.",
     ]
     for name in TABLES:
         of = table(name)
@@ -193,10 +193,10 @@ def page() -> str:
         lines += ["", f"\\{LOOSE}."] if any(one.loose for one in found) else []
         lines += ["", *(f"- {one.claim}: {one.source}.{' ' * bool(one.note)}{one.note}" for one in found)]
         if entries := stored(of):
-            lines += ["", "| run | ACC | BWT | seconds | commit | date |", "|---|---|---|---|---|---|"]
+            lines += ["", "| run | ACC | BWT | state | seconds | commit | date |", "|---|---|---|---|---|---|---|"]
             for run, entry in entries.items():
                 acc, bwt = ("–" if entry[key] is None else f"{100 * entry[key]:.2f}" for key in ("acc", "bwt"))
-                seconds = f"{entry['learn_seconds']:.0f}"
-                lines.append(f"| {run} | {acc} | {bwt} | {seconds} | {entry['commit']} | {entry['date']} |")
+                cells = (run, acc, bwt, size(entry["state_bytes"]), f"{entry['learn_seconds']:.0f}")
+                lines.append(f"| {' | '.join(cells)} | {entry['commit']} | {entry['date']} |")
             lines += ["", *(f"    {entry['command']}" for entry in entries.values())]
     return "\n".join(lines) + "\n"
