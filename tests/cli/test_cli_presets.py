@@ -4,6 +4,7 @@ import pytest
 
 from perdure.experiments import plan
 from perdure.experiments.presets import about, file_of, layered, presets, read
+from perdure.experiments.tables import table
 
 
 @pytest.mark.parametrize("name", presets())
@@ -33,3 +34,53 @@ def test_an_earlier_layer_beats_a_later_one() -> None:
 
 def test_a_rival_in_an_earlier_layer_voids_the_later_one() -> None:
     assert layered({"fit.steps": 1}, {"fit.epochs": 2, "seed": 3}, {"seeds": 4}) == {"fit.steps": 1, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "outputs"),
+    [
+        ("lenet-100", "mlp:300-100", 100),
+        ("lenet-500", "mlp:300-100", 500),
+        ("fc-200", "mlp:1024-1024", 200),
+        ("fc-500", "mlp:1024-1024", 500),
+    ],
+)
+def test_supsup_on_mnist_is_that_of_the_paper(name: str, net: str, outputs: int) -> None:
+    experiment = plan("permuted-mnist", "supsup", {}, preset=name)
+    halved = {"method.infer": "binary", "method.pool": 128} if name == "fc-200" else {}
+    assert experiment.net == net
+    assert experiment.options == halved | {
+        "fit.optimizer": "rmsprop",
+        "fit.lr": 1e-4,
+        "fit.batch": 128,  # and 1,000 steps a task, as everywhere by default
+        "stream.scale": "standard",
+        "method.outputs": outputs,
+    }
+
+
+@pytest.mark.parametrize("method", ["supsup", "batch-ensemble", "heads", "independent", "finetune"])
+def test_split_cifar100_is_the_protocol_of_its_table_but_for_the_epochs(method: str) -> None:
+    mine = plan(
+        "split-cifar100", method, {"fit.epochs": 20, "exam_rows": "last", "bf16": True}, preset="split-cifar100"
+    )
+    runs = [run for run in table("split-cifar100").runs.values() if run.method == method]
+    assert mine in runs
+    assert plan("split-cifar100", method, {}, preset="split-cifar100").options["fit.epochs"] == 250
+
+
+def test_split_imagenet_is_the_protocol_of_the_paper() -> None:
+    experiment = plan("split-imagenet", "supsup", {}, preset="split-imagenet")
+    assert (experiment.tasks, experiment.scenario, experiment.net) == (100, "gg", "resnet50:64")
+    assert experiment.options == {
+        "fit.optimizer": "adam",
+        "fit.lr": 1e-3,
+        "fit.batch": 256,
+        "fit.epochs": 100,
+        "fit.schedule": "cosine",
+        "fit.warmup": 255,  # five epochs of 13,000 images
+        "stream.scale": "standard",
+        "method.rule": "largest",
+        "method.budget": "erdos-renyi",
+        "method.density": 8.0,
+        "method.outputs": 10,
+    }
