@@ -125,7 +125,32 @@ def test_bytes_count_each_tensor_once():
     shared = torch.zeros(10)
     state = Leafy({"a": shared, "b": torch.zeros(3, dtype=torch.uint8)}, (shared, torch.zeros(0), 5))
     assert tree.nbytes(state) == 43
-    assert tree.components(state) == {"weights": 43, "count": 40}
+    assert tree.components(state) == {"weights": 43}
+
+
+class One(NamedTuple):
+    id: torch.Tensor
+    inner: Leafy
+    both: tuple[torch.Tensor, ...]
+
+
+def test_parts_are_the_fields_of_a_state_and_of_what_it_has_one_of_a_task():
+    a, b = torch.zeros(2), torch.zeros(3, dtype=torch.uint8)
+    tasks = tuple(One(a.clone(), Leafy({"x.y": b.clone()}, 1), (a.clone(), b.clone())) for _ in range(4))
+    state = Leafy(tasks, Leafy({"w": torch.zeros(5)}, (One(a.clone(), Leafy(1, 2), ()),)))
+    assert [part for part, _ in tree.parts(state)] == [
+        *4 * ["weights.id", "weights.inner.weights", "weights.inner.count", "weights.both", "weights.both"],
+        *("count", "count.id", "count.inner.weights", "count.inner.count"),
+    ]
+    assert tree.components(state) == {
+        "weights.id": 32,
+        "weights.inner.weights": 12,
+        "weights.both": 44,
+        "count": 20,
+        "count.id": 8,
+    }
+    assert sum(tree.components(state).values()) == tree.nbytes(state)
+    assert [leaf for _, leaf in tree.parts(state)] == [leaf for _, leaf in tree.leaves(state)]
 
 
 def test_leaves_are_named_by_their_path():

@@ -24,7 +24,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from perdure.contract import Refused
-from perdure.tree import Tree, leaves, pack, unpack
+from perdure.tree import Tree, pack, parts, unpack
 
 ASIDE = ".aside"  # ending of a file that is being written
 LONG = 16  # items of a tuple that one file holds
@@ -199,10 +199,11 @@ def save_state(blobs: Blobs, state: Tree) -> Saved:
 
     name = put(spread(plain))
     sizes = {"tree": blobs.nbytes(tree)}
-    paths = [path for path, leaf in leaves(state) if isinstance(leaf, Tensor)]
-    for part, path in dict(zip(names, paths, strict=True)).items():  # a tensor that appears twice is stored once
-        component = path.partition(".")[0]
-        sizes[component] = sizes.get(component, 0) + blobs.nbytes({part})
+    first = dict[str, str]()  # a tensor that appears twice is stored once
+    for blob, part in zip(names, (part for part, leaf in parts(state) if isinstance(leaf, Tensor)), strict=True):
+        first.setdefault(blob, part)
+    for blob, part in first.items():
+        sizes[part] = sizes.get(part, 0) + blobs.nbytes({blob})
     return Saved(name, tree.union(names), sizes)
 
 

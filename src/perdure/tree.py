@@ -58,10 +58,39 @@ def nbytes(tree: Tree) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in tensors.values())
 
 
+def parts(tree: Tree) -> Iterator[tuple[str, Any]]:
+    """Every leaf, in order, with the part of a state it belongs to: its field, "model".
+
+    Where a field holds a tuple of NamedTuples, one a task, theirs follow, and all tasks share them: "tasks.head".
+    """
+    fields = tree._asdict() if hasattr(tree, "_fields") else {"state": tree}
+    for name, branch in fields.items():
+        yield from _parts(branch, name, deep=False)
+
+
+def _parts(tree: Tree, name: str, deep: bool) -> Iterator[tuple[str, Any]]:
+    match tree:
+        case tuple() if deep and hasattr(tree, "_fields"):
+            for field, branch in zip(tree._fields, tree, strict=True):
+                yield from _parts(branch, f"{name}.{field}", deep)
+        case tuple() | dict():
+            items = tree.values() if isinstance(tree, dict) else tree
+            for branch in items:
+                yield from _parts(branch, name, deep or (type(tree) is tuple and hasattr(branch, "_fields")))
+        case _:
+            yield name, tree
+
+
 def components(tree: Tree) -> dict[str, int]:
-    """Bytes by the first word of the path: {"model": 1069000, "precision": ...}."""
-    parts = tree._asdict() if hasattr(tree, "_asdict") else {"state": tree}
-    return {name: size for name, branch in parts.items() if (size := nbytes(branch))}
+    """Bytes by part: {"model": 1069000, "precision": ...}; a tensor that appears twice counts where it is first."""
+    first = dict[int, tuple[str, Tensor]]()
+    for part, leaf in parts(tree):
+        if isinstance(leaf, Tensor) and leaf.numel():
+            first.setdefault(leaf.data_ptr(), (part, leaf))
+    sizes = dict[str, int]()
+    for part, leaf in first.values():
+        sizes[part] = sizes.get(part, 0) + leaf.numel() * leaf.element_size()
+    return sizes
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -229,7 +229,7 @@ def test_a_task_costs_a_bit_a_weight_and_its_labels() -> None:
         names = 8 * 10 if before else 2 * 8 * 10  # of the task, and all that were learned
         assert after - before == weights // 8 + 3 * (1 + 4) + names  # bitmaps with header and check
     parts = tree.components(_learn(method, *tasks)[-1])
-    assert parts == {"labels": 80, "ids": 3 * 80, "masks": 3 * (33_150 + 10), "heads": 3 * (6_250 + 5)}
+    assert parts == {"labels": 80, "ids.classes": 3 * 80, "masks": 3 * (33_150 + 10), "heads": 3 * (6_250 + 5)}
 
 
 READ_BACK = """

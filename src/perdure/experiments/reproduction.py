@@ -196,7 +196,7 @@ def page() -> str:
             lines += ["", "| run | ACC | BWT | state | seconds | commit | date |", "|---|---|---|---|---|---|---|"]
             for run, entry in entries.items():
                 acc, bwt = ("–" if entry[key] is None else f"{100 * entry[key]:.2f}" for key in ("acc", "bwt"))
-                cells = (run, acc, bwt, size(entry["state_bytes"]), f"{entry['learn_seconds']:.0f}")
-                lines.append(f"| {' | '.join(cells)} | {entry['commit']} | {entry['date']} |")
+                took = f"{size(entry['state_bytes'])} | {entry['learn_seconds']:.0f}"
+                lines.append(f"| {run} | {acc} | {bwt} | {took} | {entry['commit']} | {entry['date']} |")
             lines += ["", *(f"    {entry['command']}" for entry in entries.values())]
     return "\n".join(lines) + "\n"
