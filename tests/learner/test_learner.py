@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -501,14 +502,26 @@ def test_a_folder_that_is_no_learner_is_refused(tmp_path: Path, make: Make) -> N
         ({"net": "mlp:999999-999999"}, "at most 134,217,728"),
         ({"options": {"fit.lr": "fast"}}, "--fit.lr is 'fast'; it must be a number"),
         ({"options": {"fit.lrr": 1}}, "unknown option '--fit.lrr'"),
-        ({"scaling": "two"}, "use one, columns or none"),
+        ({"scaling": "two"}, "scaling is 'two'; it must be one or columns or none"),
         ({"keep": -1}, "keep is -1"),
+        ({"keep": "20"}, "keep is '20'; it must be a whole number of at most 64 bits"),
+        ({"exam": 1e3}, "exam is 1000.0; it must be a whole number"),
+        ({"ids": 1}, "ids is 1; it must be True or False"),
+        ({"method": None}, "method is None; it must be text"),
     ],
 )
 def test_a_learner_that_means_nothing_is_not_made(make: Make, tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(Refused, match=says.replace("(", r"\(")):
+    with pytest.raises(Refused, match=re.escape(says)):
         make(**wrong)
     assert not (tmp_path / "learner").exists()
+
+
+def test_a_learner_made_with_numpys_numbers_is_opened_again(make: Make) -> None:
+    learner = make(seed=np.int64(3), ids=np.bool_(True), options={"fit.lr": np.float32(0.5)})
+    learner.change_policy(Policy(np.float32(0.5), least=np.int64(3)))
+    again = Learner(learner.folder)
+    assert (again.settings, again.policy) == (learner.settings, Policy(0.5, least=3))
+    assert (again.settings.seed, again.settings.ids, again.settings.options["fit.lr"]) == (3, True, 0.5)
 
 
 def test_every_answering_version_is_written_before_it_is_named(two: Learner) -> None:

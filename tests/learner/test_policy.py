@@ -48,7 +48,25 @@ def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
         nbytes(text)
 
 
-@pytest.mark.parametrize("wrong", [{"max_drop": -0.1}, {"max_flips": 1.1}, {"least": 0}, {"byte_budget": "much"}])
+WRONG = [
+    {"max_drop": -0.1},
+    {"max_flips": 1.1},
+    {"least": 0},
+    {"byte_budget": "much"},
+    {"least": 1.5},
+    {"least": 1 << 64},
+    {"max_drop": True},
+    {"max_flips": "0.1"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_a_policy_that_means_nothing_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(Refused):
         Policy(**wrong)
+
+
+def test_a_policy_of_numpys_numbers_is_one_of_pythons() -> None:
+    policy = Policy(np.float32(0.25), np.float64(0.5), np.int64(1000), np.int64(3))
+    assert policy == Policy(0.25, 0.5, 1000, 3)
+    assert [type(value) for value in vars(policy).values()] == [float, float, int, int]

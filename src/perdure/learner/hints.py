@@ -1,6 +1,7 @@
-"""Hints: whether values that come from a file are of the types that a class declares.
+"""Hints: whether values are of the types that a class declares.
 
-A file is anyone's: what it holds is looked at before anything is made of it.
+A file is anyone's: what it holds is looked at before anything is made of it. And what a caller gives is looked at
+before it is written, or nobody could read it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 from torch import Tensor
 
 from perdure.contract import Refused
@@ -18,6 +20,15 @@ from perdure.tree import Tree
 
 T = TypeVar("T")
 BITS = 64  # of whole numbers
+SHOWN = 80  # characters of a value
+WORDS = {
+    NoneType: "None",
+    bool: "True or False",
+    dict: "a dict of names",
+    float: "a number",
+    int: f"a whole number of at most {BITS} bits",
+    str: "text",
+}
 
 
 @cache
@@ -48,6 +59,34 @@ def fits(value: Any, hint: Any) -> bool:
     if type(value) is int:
         return hint in (int, float) and abs(value) < 1 << BITS
     return type(value) is (NoneType if hint is None else hint) or (hint is Tensor and isinstance(value, Tensor))
+
+
+def settle(made: Any) -> None:
+    """Makes Python's own of the numpy scalars in a new dataclass.
+
+    Raises:
+        Refused: something is of a wrong type.
+    """
+    for name, hint in _hints(type(made)).items():  # type: ignore[arg-type]  # a class can be hashed
+        value = _plain(getattr(made, name))
+        if not fits(value, hint):
+            raise Refused(f"{name} is {repr(value)[:SHOWN]}; it must be {_words(hint)}")
+        object.__setattr__(made, name, value)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case np.generic():
+            return value.item()
+        case dict():
+            return {name: _plain(part) for name, part in value.items()}
+    return value
+
+
+def _words(hint: Any) -> str:
+    """What a type is called in an error."""
+    kind = get_origin(hint) or hint
+    return WORDS.get(kind) or (kind if isinstance(kind, str) else " or ".join(map(_words, get_args(hint))))
 
 
 def record(kind: type[T], plain: Any) -> T:

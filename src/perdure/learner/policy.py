@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from perdure.contract import Refused
+from perdure.learner.hints import settle
 from perdure.learner.intake import Array
 
 MOST = 1e18  # of any unit
@@ -34,13 +35,14 @@ class Policy:
     least: int = 2
 
     def __post_init__(self) -> None:
+        if self.byte_budget is not None:
+            object.__setattr__(self, "byte_budget", nbytes(self.byte_budget))
+        settle(self)
         for name in ("max_drop", "max_flips"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise Refused(f"{name} is {value}; it is a share between 0 and 1")
         if self.least < 1:
             raise Refused(f"least is {self.least}; a task needs at least 1 example")
-        if self.byte_budget is not None:
-            object.__setattr__(self, "byte_budget", nbytes(self.byte_budget))
 
 
 class Change(NamedTuple):

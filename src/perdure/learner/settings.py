@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perdure import tree
 from perdure.contract import Method, Refused, Scenario
-from perdure.learner.hints import record
+from perdure.learner.hints import record, settle
 from perdure.learner.ledger import Entry, Ledger
 from perdure.learner.policy import Policy
 from perdure.model import probe, with_outputs
@@ -58,11 +58,10 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        settle(self)
         for name, (least, most) in RANGES.items():
             if not least <= (value := getattr(self, name)) <= most:
                 raise Refused(f"{name} is {value}; it must be {least} to {most}")
-        if self.scaling not in ("one", "columns", "none"):
-            raise Refused(f"scaling is {self.scaling!r}; use one, columns or none")
         if ":" in self.method:
             raise Refused(f"method {self.method!r} is a file, and a learner on disk runs none; use a name")
         for name, value in {"net": self.net, **self.options}.items():
