@@ -650,13 +650,15 @@ def test_a_scenario_decides_what_fit_leaves_open():
     assert for_scenario(Fit(), Scenario.GG).compete == "task"
     assert for_scenario(Fit(), Scenario.GNU).compete == "seen"
     assert for_scenario(Fit(compete="all"), Scenario.GG).compete == "all"
-    flow = for_scenario(Fit(epochs=5), Scenario.NNS)
+    flow = for_scenario(Fit(), Scenario.NNS)
+    assert for_scenario(flow, Scenario.NNS) == flow
     assert (flow.epochs, flow.order, flow.compete) == (1, "arrival", "seen")
     for rate in (Fit(schedule="cosine"), Fit(warmup=3)):
         with pytest.raises(Refused, match=r"fit.schedule and fit.warmup have no meaning in scenario nns"):
             for_scenario(rate, Scenario.NNS)
-    with pytest.raises(Refused, match=r"fit.steps has no meaning in scenario nns"):
-        for_scenario(Fit(steps=5), Scenario.NNS)
+    for name in ("steps", "epochs"):
+        with pytest.raises(Refused, match=rf"fit.{name} has no meaning in scenario nns"):
+            for_scenario(Fit(**{name: 5}), Scenario.NNS)
 
 
 @pytest.mark.parametrize(
@@ -666,11 +668,16 @@ def test_a_scenario_decides_what_fit_leaves_open():
         ({"epochs": 0}, "fit.epochs is 0; it must be at least 1"),
         ({"steps": 0}, "fit.steps is 0; it must be at least 1"),
         ({"batch": 0}, "fit.batch is 0; it must be at least 1"),
-        ({"lr": -1.0}, "fit.lr is -1.0; it must not be negative"),
-        ({"weight_decay": -0.1}, "fit.weight_decay is -0.1; it must not be negative"),
-        ({"momentum": -0.1}, "fit.momentum is -0.1; it must not be negative"),
-        ({"warmup": -1}, "fit.warmup is -1; it must not be negative"),
-        ({"clip": 0.0}, "fit.clip is 0.0; it must be positive"),
+        ({"lr": -1.0}, "fit.lr is -1.0; it must be finite and not negative"),
+        ({"weight_decay": -0.1}, "fit.weight_decay is -0.1; it must be finite and not negative"),
+        ({"momentum": -0.1}, "fit.momentum is -0.1; it must be finite and not negative"),
+        ({"warmup": -1}, "fit.warmup is -1; it must be finite and not negative"),
+        ({"clip": 0.0}, "fit.clip is 0.0; it must be finite and positive"),
+        ({"clip": float("inf")}, "fit.clip is inf; it must be finite and positive"),
+        ({"lr": float("nan")}, "fit.lr is nan; it must be finite and not negative"),
+        ({"optimizer": "lamb"}, "fit.optimizer is 'lamb'; use one of sgd, adam, adamw, rmsprop"),
+        ({"optimizer": None}, "fit.optimizer is None; use one of sgd, adam, adamw, rmsprop"),
+        ({"compete": "most"}, "fit.compete is 'most'; use one of scenario, task, seen, all"),
         ({"nesterov": True}, "fit.nesterov needs fit.optimizer sgd and a positive fit.momentum"),
     ],
 )

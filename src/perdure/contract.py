@@ -19,8 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from functools import cache
 from math import inf
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, device, nn
@@ -177,17 +178,26 @@ class Fit:
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
             raise Refused("fit.epochs and fit.steps are both given; give one of them")
+        for name, words in _choices(type(self)).items():
+            if (value := getattr(self, name)) not in words:
+                raise Refused(f"fit.{name} is {value!r}; use one of {', '.join(words)}")
         for name in ("epochs", "steps", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise Refused(f"fit.{name} is {value}; it must be at least 1")
         for name in ("lr", "momentum", "weight_decay", "warmup"):
-            if getattr(self, name) < 0:
-                raise Refused(f"fit.{name} is {getattr(self, name)}; it must not be negative")
-        if self.clip is not None and self.clip <= 0:
-            raise Refused(f"fit.clip is {self.clip}; it must be positive")
+            if not 0 <= getattr(self, name) < inf:
+                raise Refused(f"fit.{name} is {getattr(self, name)}; it must be finite and not negative")
+        if self.clip is not None and not 0 < self.clip < inf:
+            raise Refused(f"fit.clip is {self.clip}; it must be finite and positive")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise Refused("fit.nesterov needs fit.optimizer sgd and a positive fit.momentum")
+
+
+@cache
+def _choices(kind: Any) -> dict[str, tuple[str, ...]]:
+    """The words that each field takes which takes only some."""
+    return {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
 
 
 State = Any  # a pytree of tensors: each method names its own NamedTuple

@@ -9,10 +9,11 @@ own, a resumed run equals an uninterrupted one bit for bit.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +86,7 @@ class Setting:
                 return set(range(tasks + 1))
             case ["last"]:
                 return {tasks}
-            case ["every", step] if step.isdigit() and int(step) > 0:
+            case ["every", step] if step.isdecimal() and int(step) > 0:
                 return {*range(0, tasks + 1, int(step)), tasks}
         raise Refused(f"exam rows {self.exam_rows!r} are unknown; use all, last or every:K (every:10)")
 
@@ -116,6 +117,8 @@ class Setting:
 def suited(method: Method, stream: Stream) -> Method:
     """The method fitted to a stream: its head, whose logits compete, the order of examples. Checks all before any work.
 
+    Its net is a copy, so that it stays what it is whatever becomes of the user's.
+
     Raises:
         Refused: the method has no such scenario, the net cannot take the inputs, a batch exceeds a task, ...
     """
@@ -124,6 +127,7 @@ def suited(method: Method, stream: Stream) -> Method:
         works = ", ".join(s.value for s in Scenario if s in method.scenarios)
         why = "tasks have no borders there, and it needs them" if scenario is Scenario.NNS else "it is not made for it"
         raise Refused(f"{name} does not work in scenario {scenario.value}: {why}. It works in {works}")
+    method = method.with_(net=copy.deepcopy(method.net))
     fit = for_scenario(method.fit, scenario)
     if stream.ordered:
         fit = replace(fit, order="arrival")
@@ -316,7 +320,7 @@ class _Life:
 def claimed(folder: Path, resume: bool, options: dict[str, Any] | None = None) -> Iterator[None]:
     """Holds a folder for one run: missing, empty, or left by a run that never began; or, to resume, holding one.
 
-    Where nothing had been learned when an error came, the folder is left as it was found.
+    Where nothing had been learned when an error came, all is left as it was found; an interruption is no error.
 
     Args:
         options: written as `experiment.json` when a run begins.
@@ -325,7 +329,7 @@ def claimed(folder: Path, resume: bool, options: dict[str, Any] | None = None) -
         Refused: it holds a run and `resume` is not set, holds other files, another process works in it, or it cannot
             be written.
     """
-    found = folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     if not resume:
         _check_free(folder)
     elif not (folder / "experiment.json").exists():
@@ -342,11 +346,13 @@ def claimed(folder: Path, resume: bool, options: dict[str, Any] | None = None) -
                 _clear(folder)
                 write_json(folder / "experiment.json", options or {})
             yield
-        except Refused:
+        except Exception:
             if not (resume or _learned(folder)):
                 _clear(folder)
-                if not found:
-                    shutil.rmtree(folder, ignore_errors=True)
+                (folder / "run.lock").unlink(missing_ok=True)
+                with suppress(OSError):  # another process may have put something there
+                    for place in made:
+                        place.rmdir()
             raise
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from functools import cache, lru_cache
 from importlib import import_module, util
+from math import isfinite
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -68,12 +69,13 @@ def described(part: Part) -> list[Option]:
 
 
 @cache
-def _reader(part: Part) -> tuple[ArgumentParser, dict[str, str]]:
-    """What parses the options of a part, and their kinds in words."""
+def _reader(part: Part) -> tuple[ArgumentParser, dict[str, str], set[str]]:
+    """What parses the options of a part, their kinds in words, and which of them may be None."""
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(part.signature) else parser.add_function_arguments
     add(part.signature, skip=set(part.skip))
-    return parser, {option.name: option.kind for option in described(part)}
+    optional = {name for name, hint in get_type_hints(part.signature).items() if NoneType in get_args(hint)}
+    return parser, {option.name: option.kind for option in described(part)}, optional
 
 
 @lru_cache(4096, typed=True)  # a sweep asks the same again and again
@@ -88,7 +90,7 @@ def typed(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         Refused: a name with the part's prefix is unknown (the nearest is named), or a value is of the wrong type.
     """
-    kinds = _reader(part)[1]
+    _, kinds, optional = _reader(part)
     out = {}
     for name, value in options.items():
         if part.prefix and name.startswith(part.prefix) and name not in kinds:
@@ -97,6 +99,10 @@ def typed(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
             bare = name.removeprefix(part.prefix)
             try:
                 out[bare] = (_parsed if isinstance(value, Hashable) else _parsed.__wrapped__)(part, bare, value)
+                if isinstance(out[bare], float) and not isfinite(out[bare]):
+                    raise ValueError("it is not finite")
+                if out[bare] is None and bare not in optional:
+                    raise TypeError("it is None")
             except (ArgumentError, TypeError, ValueError, KeyError) as error:
                 raise Refused(f"{flag(name)} is {value!r}; it must be {kinds[name]}") from error
     return out
@@ -184,4 +190,7 @@ def build_method(cls: type[Method], net: nn.Module, options: Mapping[str, Any]) 
         base = replace(base, steps=None)
     if given.get("steps") is not None and given.get("epochs") is None:
         base = replace(base, epochs=None)
-    return cls(net=net, fit=replace(base, **given), **typed(of_method(cls), options))
+    fit = replace(base, **given)
+    if given.get("momentum") and fit.optimizer in ("adam", "adamw"):
+        raise Refused(f"fit.momentum is {given['momentum']}, and {fit.optimizer} has none; use sgd or rmsprop")
+    return cls(net=net, fit=fit, **typed(of_method(cls), options))

@@ -110,16 +110,16 @@ def for_scenario(fit: Fit, scenario: Scenario) -> Fit:
     """`fit` as a scenario decides it: whose logits compete, and in which order examples come.
 
     Raises:
-        Refused: steps or a schedule were given where examples arrive once, in a flow.
+        Refused: epochs, steps or a schedule were given where examples arrive once, in a flow.
     """
     from dataclasses import replace
 
     if fit.compete == "scenario":
         fit = replace(fit, compete="task" if scenario is Scenario.GG else "seen")
     if scenario is Scenario.NNS:
-        if fit.steps is not None:
+        if given := "steps" if fit.steps is not None else "epochs" if fit.epochs not in (None, 1) else "":
             raise Refused(
-                "fit.steps has no meaning in scenario nns, where examples arrive once, in a flow; "
+                f"fit.{given} has no meaning in scenario nns, where examples arrive once, in a flow; "
                 "use --stream.passes and --stream.chunk instead"
             )
         if fit.schedule != "constant" or fit.warmup:

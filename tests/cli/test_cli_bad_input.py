@@ -43,7 +43,18 @@ MESSAGES = {
     f"{RUN} --fit.lr fast": "--fit.lr is 'fast'; it must be a number",
     f"{RUN} --fit.nesterov 3": "--fit.nesterov is '3'; it must be true or false",
     f"{RUN} --fit.optimizer adan": "--fit.optimizer is 'adan'; it must be sgd or adam or adamw or rmsprop",
-    f"{RUN} --fit.lr -1": "fit.lr is -1.0; it must not be negative",
+    f"{RUN} --fit.lr -1": "fit.lr is -1.0; it must be finite and not negative",
+    f"{RUN} --fit.lr .nan": "--fit.lr is '.nan'; it must be a number",
+    f"{RUN} --fit.clip .inf": "--fit.clip is '.inf'; it must be a number",
+    f"{RUN} --method.lam nan": "--method.lam is 'nan'; it must be a number",
+    f"{RUN} --fit.optimizer null": "--fit.optimizer is 'null'; it must be sgd or adam or adamw or rmsprop",
+    f"{RUN} --stream.seed null": "--stream.seed is 'null'; it must be a whole number",
+    f"{RUN} --fit.momentum 0.9": "fit.momentum is 0.9, and adam has none; use sgd or rmsprop",
+    f"{RUN} --exam-rows every:²": "exam rows 'every:²' are unknown; use all, last or every:K (every:10)",
+    "run permuted-digits finetune --scenario nns --fit.epochs 5": (
+        "fit.epochs has no meaning in scenario nns, where examples arrive once, in a flow; use --stream.passes and "
+        "--stream.chunk instead"
+    ),
     f"{RUN} --fit.epochs 1 --fit.steps 1": "fit.epochs and fit.steps are both given; give one of them",
     f"{RUN} --method.lam -1": "method.lam is -1.0; it must be finite and not negative",
     f"{RUN} --stream.centre 9": "stream.centre is 9, but an input has shape (8, 8); use 2 to its smaller side",

@@ -176,7 +176,7 @@ class TestWhichOptionWins:
     def files(self, perdure, monkeypatch: pytest.MonkeyPatch) -> None:
         Path("presets").mkdir()
         Path("presets/mine.yaml").write_text("fit: {lr: 0.2, batch: 40, epochs: 1}")
-        Path("my.yaml").write_text("fit.batch: 30\nfit: {momentum: 0.5}\nfit.steps: 7")
+        Path("my.yaml").write_text("fit.batch: 30\nfit: {optimizer: rmsprop, momentum: 0.5}\nfit.steps: 7")
         monkeypatch.setattr("perdure.experiments.presets.FOLDER", Path("presets"))
 
     def test_the_methods_own(self, perdure) -> None:

@@ -249,7 +249,8 @@ def _names(scenario: Scenario, classes: Sequence[Tensor]) -> tuple[Sequence[Tens
     union, counts, disjoint = torch.cat(list(classes)).unique(), [len(labels) for labels in classes], apart(classes)
     match scenario:
         case Scenario.GG:
-            names, known, least = classes, classes[0] if alike(classes) else None, min(counts)
+            numbered = alike(classes) and torch.equal(classes[0], torch.arange(counts[0]))
+            names, known, least = classes, classes[0] if numbered else None, min(counts)
         case Scenario.GNU:
             starts = [0, *accumulate(counts)]
             pairs = [torch.arange(start, start + n) for start, n in zip(starts, counts, strict=False)]
