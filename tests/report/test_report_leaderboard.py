@@ -83,6 +83,39 @@ def test_so_have_lengths_and_samples_of_a_stream():
     ]
 
 
+def test_so_have_files_of_one_name():
+    runs = [ending(0.5, stream="my.npz", method=method) for method in ("finetune", "ewc", "er")]
+    for run, folder in zip(runs, "aba", strict=True):
+        run.options["experiment"]["stream"] = f"{folder}/my.npz"
+    boards = leaderboards(runs)
+    assert [board.title for board in boards] == ["a/my.npz, 1 task, gns", "b/my.npz, 1 task, gns"]
+    assert [[row.label for row in board.rows] for board in boards] == [["finetune", "er"], ["ewc"]]
+    assert [board.title for board in leaderboards(runs[::2])] == ["my.npz, 1 task, gns"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [
+        ({"first": 1, "tasks": 5}, "first 1 of 5"),
+        ({"first": 1, "tasks": None}, "first 1 of all"),
+        ({"hold_out": 0.25}, "hold_out 0.25"),
+        ({"setting": {"exam_examples": 10}}, "exam_examples 10"),
+    ],
+)
+def test_so_have_parts_of_a_stream_and_of_its_exams(changes, title):
+    part = ending(0.5)
+    part.options["experiment"] |= changes
+    boards = leaderboards([ending(0.5), part])
+    assert [board.title for board in boards] == [f"permuted-digits, 1 task, gns{end}" for end in ("", f", {title}")]
+
+
+def test_parts_of_different_streams_have_their_own():
+    runs = [ending(0.5), ending(0.5)]
+    for run, tasks in zip(runs, (5, 2), strict=True):
+        run.options["experiment"] |= {"first": 1, "tasks": tasks}
+    assert len(leaderboards(runs)) == 2
+
+
 def test_rows_that_differ_in_more_than_the_stream_share_one():
     (board,) = leaderboards([ending(0.5, fit={"lr": 0.1}), ending(0.6, fit={"lr": 0.2})])
     assert [row.label for row in board.rows] == ["finetune (fit.lr 0.2)", "finetune (fit.lr 0.1)"]

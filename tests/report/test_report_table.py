@@ -49,6 +49,25 @@ def test_rows_are_told_apart_by_what_differs():
     assert [row.label for row in comparison(runs)] == ["finetune (scenario gg)", "finetune (scenario gns)"]
 
 
+def of_file(folder: str, method: str = "finetune", **known):
+    """A run on the file my.npz in a folder."""
+    result = make(stream="my.npz", method=method.rpartition("/")[2], **known)
+    result.options["experiment"] |= {"stream": f"{folder}/my.npz", "method": method}
+    return result
+
+
+def test_files_of_one_name_are_told_apart_by_their_paths():
+    rows = comparison([of_file("a"), of_file("b"), of_file("b", seed=1)])
+    assert [row.label for row in rows] == ["finetune (stream a/my.npz)", "finetune (stream b/my.npz)"]
+    rows = comparison([of_file("a", "c/m.py:M"), of_file("a", "d/m.py:M"), of_file("a", "c/m.py:M", seed=1)])
+    assert [(row.label, row.method) for row in rows] == [
+        ("m.py:M (method c/m.py:M)", "m.py:M"),
+        ("m.py:M (method d/m.py:M)", "m.py:M"),
+    ]
+    (row,) = comparison([of_file("a", "c/m.py:M")])
+    assert row.label == "m.py:M"
+
+
 def test_circumstances_make_no_other_experiment():
     one, two = make(seed=0), make(seed=1)
     two.options["experiment"]["setting"]["threads"] = 8

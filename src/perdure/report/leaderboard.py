@@ -1,8 +1,9 @@
 """Leaderboards: the comparison table of each stream, best accuracy first, with paired tests; as Python, CSV and JSON.
 
-Runs of different streams, numbers of tasks, scenarios or stream options did not sit the same exams, so each of those
-has a table of its own; seeds, of the stream and of the learner, are what figures are averaged over. The p values are
-corrected for every pair of a table, not only for those with its best: which row is best was read off the same data.
+Runs of different streams or files, numbers of tasks, scenarios or stream options, or of a part of a stream or of its
+exams, did not sit the same exams, so each of those has a table of its own; seeds, of the stream and of the learner, are
+what figures are averaged over. The p values are corrected for every pair of a table, not only for those with its best:
+which row is best was read off the same data.
 """
 
 from __future__ import annotations
@@ -97,25 +98,19 @@ def leaderboards(results: Sequence[Result]) -> list[Leaderboard]:
         raise Refused("there are no results to compare; give at least one finished run")
     streams: dict[str, list[Result]] = {}
     for result in results:
-        streams.setdefault(json.dumps(_stream(result, table.options(result)), sort_keys=True, default=str), []).append(
-            result
-        )
-    return [_leaderboard(of_one) for of_one in streams.values()]
+        exams = table.exams_of(result, table.options(result))
+        streams.setdefault(json.dumps(exams, sort_keys=True, default=str), []).append(result)
+    return [_leaderboard(of_one, _about(of_one[0], results)) for of_one in streams.values()]
 
 
-def _stream(result: Result, options: dict[str, Any]) -> dict[str, Any]:
-    """What the exams depend on, of some options."""
-    about = {"stream": result.stream, "tasks": result.tasks, "scenario": result.scenario}
-    return about | {
-        name: value
-        for name, value in options.items()
-        if value is not None
-        and name not in table.CIRCUMSTANCES
-        and (name == "examples_per_task" or name.startswith("stream."))
-    }
+def _about(result: Result, results: Sequence[Result]) -> dict[str, Any]:
+    """What the exams of a result depend on, as it is printed: a file by its name, unless another has the same."""
+    about = table.exams_of(result, table.given(result))
+    named = {table.stream_of(other) for other in results if other.stream == result.stream} == {about["stream"]}
+    return about | {"stream": result.stream} if named else about
 
 
-def _leaderboard(results: Sequence[Result]) -> Leaderboard:
+def _leaderboard(results: Sequence[Result], about: dict[str, Any]) -> Leaderboard:
     rows = sorted(table.comparison(results), key=lambda row: (isnan(acc := row.cells["acc"].mean), -acc))
     accs = {row.label: {seeds_of(result): result.acc for result in row.results} for row in rows}
     labels = list(combinations(accs, 2))
@@ -125,7 +120,7 @@ def _leaderboard(results: Sequence[Result]) -> Leaderboard:
     best = "the best row, which the others are compared with"
     cells = [{"behind": Cell(nan, nan, best), "p": Cell(nan, nan, best)}, *map(_cells, pairs[: len(rows) - 1])]
     rows = [row._replace(cells=row.cells | own) for row, own in zip(rows, cells, strict=True)]
-    return Leaderboard(_stream(results[0], table.given(results[0])), rows, pairs)
+    return Leaderboard(about, rows, pairs)
 
 
 def _cells(pair: Pair) -> dict[str, Cell]:

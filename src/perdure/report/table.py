@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from math import isnan, nan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # In what runs of one experiment may differ: the seeds of learner and stream, and how it was carried out.
 CIRCUMSTANCES = frozenset({"seeds", "stream.seed", "data_root", "device", "threads", "fresh"})
+EXAMS = ("examples_per_task", "first", "hold_out", "exam_examples")  # what exams depend on, beside the stream's options
 
 
 class Column(NamedTuple):
@@ -179,18 +181,40 @@ def seeds_of(result: Result) -> Seeds:
     return Seeds(int(options(result).get("stream.seed") or 0), result.seed)
 
 
+def stream_of(result: Result) -> str:
+    """A run's stream, one from a file by its path as it was given: "mine/my.npz (held out)"."""
+    return _in_full(result.stream, options(result).get("stream", ""))
+
+
+def exams_of(result: Result, options: dict[str, Any]) -> dict[str, Any]:
+    """What the exams of a run depend on, of some of its options: {"stream": "mine/my.npz", "tasks": 5, ...}."""
+    about = {"stream": stream_of(result), "tasks": result.tasks, "scenario": result.scenario}
+    asked = {
+        name: value
+        for name, value in options.items()
+        if value is not None and name not in CIRCUMSTANCES and (name in EXAMS or name.startswith("stream."))
+    }
+    if "first" in asked:  # the labels of a base are divided among all tasks
+        asked["first"] = f"{asked['first']} of {options.get('tasks') or 'all'}"
+    return about | asked
+
+
+def _in_full(name: str, given: str) -> str:
+    """A name in a result, with the whole path of the file that was given for it."""
+    return name.replace(Path(given).name, given, 1)
+
+
 def _identity(result: Result) -> dict[str, Any]:
     """What makes a run another experiment rather than another seed of the same."""
-    deciding = {name: value for name, value in options(result).items() if name not in CIRCUMSTANCES}
-    about = {"stream": result.stream, "tasks": result.tasks, "method": result.method, "scenario": result.scenario}
-    return deciding | about
+    known = options(result)
+    deciding = {name: value for name, value in known.items() if name not in CIRCUMSTANCES}
+    return deciding | exams_of(result, known) | {"method": _in_full(result.method, known.get("method", ""))}
 
 
 def _label(result: Result, groups: Iterable[list[Result]]) -> str:
     """The method's name, with the stream, scenario or options that set it apart where that is needed."""
     mine = _identity(result)
-    others = [_identity(seeds[0]) for seeds in groups]
-    twins = [other for other in others if other["method"] == result.method]
+    twins = [_identity(seeds[0]) for seeds in groups if seeds[0].method == result.method]
     differing = [name for name in mine if any(other.get(name) != mine[name] for other in twins)]
     return result.method + (f" ({', '.join(f'{name} {mine[name]}' for name in differing)})" if differing else "")
 
