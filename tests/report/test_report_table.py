@@ -108,6 +108,14 @@ def test_joint_may_be_fitted_otherwise():
     assert rows[0].cells["intransigence"].mean == pytest.approx(0)
 
 
+def test_of_several_joints_the_best_is_the_reference():
+    weak, strong = (make(forgetful(3, slope), "joint", fit={"lr": slope}) for slope in (0.2, 0.0))
+    strong.R[1, 0] = 0.75  # 0.2 below the others right after learning, once in three tasks
+    unknown = make(np.full((4, 3), nan), "joint", fit={"lr": 1.0})
+    for joints in ([weak, strong, unknown], [unknown, strong, weak]):
+        assert comparison([make(), *joints])[0].cells["intransigence"].mean == pytest.approx(-0.2 / 3)
+
+
 def test_undefined_is_a_dash_with_the_runs_own_reason():
     R = [[nan, nan], [0.9, nan], [0.5, 0.9]]
     (row,) = comparison([make(R, reasons={"fwt": "its labels were never seen"})])
