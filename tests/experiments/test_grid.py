@@ -54,6 +54,18 @@ def test_methods_may_be_a_list_and_a_list_of_one_is_named(tmp_path: Path) -> Non
     assert [run.name for run in sweep.runs] == ["finetune,net=mlp_8-8,seed=0", "joint,net=mlp_8-8,seed=0"]
 
 
+def test_methods_of_one_class_name_are_told_apart_by_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "m.py").write_text("from perdure.methods.finetune import Finetune as M")
+    sweep = read("stream: permuted-digits\nmethods: [a/m.py:M, b/m.py:M]", tmp_path)
+    assert [run.name for run in sweep.runs] == ["a_m.py_M,seed=0", "b_m.py_M,seed=0"]
+    assert [run.name for run in read("stream: permuted-digits\nmethods: [a/m.py:M]", tmp_path).runs] == ["M,seed=0"]
+
+
 def test_a_preset_lies_under_a_sweep(tmp_path: Path) -> None:
     (run,) = read("stream: permuted-digits\nmethods: [ewc]\npreset: digits\nfit.steps: 5", tmp_path).runs
     assert (run.experiment.net, run.experiment.options["fit.steps"]) == ("mlp:2000", 5)
@@ -111,6 +123,16 @@ MESSAGES = {
     f"{HEAD}stream.seed: [1, 2]": (
         "several seeds of the stream are its orders, which repeat a run; give orders: alone, as in [0, 1]"
     ),
+    "stream: permuted-digits\nmethods: {ewc: {stream.seed: 3}}\norders: 2": (
+        "several seeds of the stream are its orders, which repeat a run; give orders: alone, as in [0, 1]"
+    ),
+    "stream: permuted-digits\nmethods: {ewc: {stream.seed: [1, 2]}}": (
+        "several seeds of the stream are its orders, which repeat a run; give orders: alone, as in [0, 1]"
+    ),
+    "stream: permuted-digits\nmethods: {finetune: , ewc: {lam: []}}": (
+        "FILE, ewc: method.lam is a list of no values; give it one, or leave it out"
+    ),
+    f"{HEAD}fit.lr: []": "FILE, ewc: fit.lr is a list of no values; give it one, or leave it out",
     f"{HEAD}tuning: {{protocl: oracle}}": "unknown key of tuning 'protocl'; did you mean protocol? There are: ",
     f"{HEAD}tuning: {{protocol: first}}": ("tuning.protocol is 'first'; it must be oracle or first-K, such as first-3"),
     f"{HEAD}seeds: [7]\ntuning: {{seeds: [7]}}": (
@@ -118,6 +140,15 @@ MESSAGES = {
     ),
     f"{HEAD}orders: [7]\ntuning: {{seeds: [7]}}": (
         "tuning.seeds has 7, which is reported on; oracle needs other seeds, such as 1000"
+    ),
+    f"{HEAD}stream.seed: 7\ntuning: {{seeds: [7]}}": (
+        "tuning.seeds has 7, which is reported on; oracle needs other seeds, such as 1000"
+    ),
+    f"{HEAD}stream.seed: 1000\ntuning: {{}}": (
+        "tuning.seeds has 1000, which is reported on; oracle needs other seeds, such as 1001"
+    ),
+    "stream: permuted-digits\nmethods: {finetune: , ewc: {stream.seed: 8}}\ntuning: {seeds: [8]}": (
+        "tuning.seeds has 8, which is reported on; oracle needs other seeds, such as 1000"
     ),
     f"{HEAD}tuning: {{share: 1}}": "tuning.share is 1; it must be between 0 and 1",
     f"{HEAD}tuning: {{}}\ntasks: [2, 3]": (

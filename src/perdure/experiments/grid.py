@@ -8,10 +8,10 @@ method are first tried on training examples that are held out from learning, and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,17 +103,20 @@ def read(path: Path, smoke: bool = False) -> Sweep:
     stream, methods = str(content["stream"]), _methods(path, content["methods"])
     common = presets.named(path, {key: value for key, value in content.items() if key not in KEYS})
     _check_names(common, methods)
-    if ("orders" in content and "stream.seed" in common) or isinstance(common.get("stream.seed"), list):
-        raise Refused(
-            "several seeds of the stream are its orders, which repeat a run; give orders: alone, as in [0, 1]"
-        )
     seeds = _numbers("seeds", content.get("seeds", 1))
     orders = _numbers("orders", content["orders"]) if "orders" in content else (None,)
     tuning = _tuning(path, content.get("tuning"), stream, seeds, orders)
+    names = _named(methods)
     preset, runs, trials = content.get("preset"), list[Run](), list[Run]()
     for method, own in methods.items():
         values = {"threads": 1, "smoke": smoke} | presets.layered(own, common)
         lists = {name: value for name, value in values.items() if isinstance(value, list)}
+        if empty := [name for name, value in lists.items() if not value]:
+            raise Refused(f"{path}, {method}: {empty[0]} is a list of no values; give it one, or leave it out")
+        if "stream.seed" in (values if "orders" in content else lists):
+            raise Refused(
+                "several seeds of the stream are its orders, which repeat a run; give orders: alone, as in [0, 1]"
+            )
         if tuning is not None and (wrong := [name for name in lists if not name.startswith(("fit.", "method."))]):
             raise Refused(f"{wrong[0]} is a list, but tuning chooses among options of fit and method; give one value")
         points = [dict(zip(lists, point, strict=True)) for point in product(*lists.values())]
@@ -124,17 +127,26 @@ def read(path: Path, smoke: bool = False) -> Sweep:
                 raise Refused(f"{path}, {method}: {error}") from None
             listed = {name: _value(experiment, name) for name in lists}
             words = [f"{name.removeprefix('method.')}={_word(value)}" for name, value in listed.items()]
-            combination = ",".join([re.sub(r".*[:/]", "", method), *words])
+            combination = ",".join([names[method], *words])
             for seed, order in product(seeds, orders):
                 runs.append(_placed(Run("", combination, "run", experiment, listed), seed, order))
             if tuning is not None and len(points) > 1:
                 trial = replace(experiment, first=tuning.first, hold_out=tuning.share)
                 for seed, order in _tried(tuning, orders):
                     trials.append(_placed(Run("tuning,", combination, "tuning", trial, listed), seed, order))
-    names = [run.name for run in (*runs, *trials)]
-    if twins := [name for place, name in enumerate(names) if name in names[:place]]:
+    planned = [run.name for run in (*runs, *trials)]
+    if twins := [name for place, name in enumerate(planned) if name in planned[:place]]:
         raise Refused(f"{path} has two runs {twins[0]}; list every value once")
+    if tuning is not None:
+        _check_apart(tuning, runs)
     return Sweep(tuple(runs), tuple(trials), tuning)
+
+
+def _named(methods: Iterable[str]) -> dict[str, str]:
+    """What each method is called in the names of runs: by its class alone, unless another has the same."""
+    short = {method: re.sub(r".*[:/]", "", method) for method in methods}
+    taken = [*short.values()]
+    return {method: name if taken.count(name) == 1 else _word(method) for method, name in short.items()}
 
 
 def _methods(path: Path, content: Any) -> dict[str, dict[str, Any]]:
@@ -186,7 +198,7 @@ def _numbers(name: str, content: Any) -> tuple[Any, ...]:
 def _tuning(
     path: Path, content: Any, stream: str, seeds: tuple[int, ...], orders: tuple[int | None, ...]
 ) -> Tuning | None:
-    """The tuning that a file asks for, checked: it may not see what is reported."""
+    """The tuning that a file asks for, checked but for its seeds."""
     if content is None:
         return None
     asked = presets.section(path, "tuning", content)
@@ -198,9 +210,6 @@ def _tuning(
         raise Refused(f"tuning.protocol is {protocol!r}; it must be oracle or first-K, such as first-3")
     oracle = protocol == "oracle"
     tuning = Tuning(protocol, _numbers("tuning.seeds", asked.get("seeds", [AWAY] if oracle else [seeds[0]])))
-    shared = set(tuning.seeds) & {*seeds, *(order or 0 for order in orders)}
-    if oracle and shared:
-        raise Refused(f"tuning.seeds has {min(shared)}, which is reported on; oracle needs other seeds, such as {AWAY}")
     if stream.endswith(".npz") and (oracle or len(orders) > 1):
         raise Refused(
             f"another seed of {stream} has the same tasks and only asks other examples, so tuning would look at "
@@ -210,6 +219,15 @@ def _tuning(
     if not isinstance(share, int | float) or not 0 < share < 1:
         raise Refused(f"tuning.share is {share!r}; it must be between 0 and 1")
     return tuning._replace(share=float(share))
+
+
+def _check_apart(tuning: Tuning, runs: Sequence[Run]) -> None:
+    """Refuses to tune by `oracle` on a seed, of the learner or the stream, of a run that is reported."""
+    reported = {seed for run in runs for seed in (*run.experiment.seeds, run.experiment.options.get("stream.seed", 0))}
+    shared = reported & {*tuning.seeds}
+    if tuning.first is None and shared:
+        free = next(seed for seed in count(AWAY) if seed not in reported)
+        raise Refused(f"tuning.seeds has {min(shared)}, which is reported on; oracle needs other seeds, such as {free}")
 
 
 def _tried(tuning: Tuning, orders: tuple[int | None, ...]) -> Iterator[tuple[int, int | None]]:
