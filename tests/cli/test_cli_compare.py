@@ -104,6 +104,9 @@ REFUSED = {
     "compare finetune --csv --json": "argument --json: not allowed with argument --csv. See: perdure compare --help",
     "compare finetune --figure f.txt": "no picture can be written to f.txt; its name must end in .svg, .png or .pdf",
     "compare finetune --figure no/f.svg": "no/f.svg: No such file or directory",
+    "compare finetune --stored": (
+        "--stored is about the figure; give --figure FILE too, or leave it out. See: perdure compare --help"
+    ),
     "compare finetune --jsn": "unknown option '--jsn'; did you mean --json? See: perdure compare --help",
     "compare empty": "empty holds no run (no experiment.json)",
 }

@@ -1,6 +1,7 @@
 """`perdure reproduce`: published, ours, verdict; from stored results alone."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,27 @@ def test_a_part_of_no_name_is_refused_before_any_run(perdure) -> None:
     said = perdure("reproduce hw14-22 --run --only stream")
     assert said.status == 2
     assert said.err.startswith("perdure: no run has 'stream' in its name; there are finetune seed 0, ")
+
+
+@pytest.mark.parametrize("option", ["--only ewc", "--device cpu", "--threads 1", "--out runs"])
+def test_what_is_about_runs_is_refused_without_any(perdure, option: str) -> None:
+    said = perdure(f"reproduce hw14-22 {option}")
+    name = option.split()[0]
+    assert (said.status, said.out, said.err) == (
+        2,
+        "",
+        f"perdure: {name} is about runs, and nothing runs without --run; give --run too, or leave it out. "
+        "See: perdure reproduce --help\n",
+    )
+
+
+def test_the_page_is_asked_for_alone(perdure) -> None:
+    said = perdure("reproduce hw14-22 --page page.md")
+    assert (said.status, said.err) == (
+        2,
+        "perdure: --page is about all stored results; give nothing else. See: perdure reproduce --help\n",
+    )
+    assert not Path("page.md").exists()
 
 
 def test_what_diverged_is_named_after_the_table(perdure, monkeypatch: pytest.MonkeyPatch) -> None:

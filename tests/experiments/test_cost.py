@@ -24,6 +24,16 @@ def test_a_method_that_learns_all_again_takes_longer_with_every_task() -> None:
     assert total(Speed(0.1, first=1, second=2, example=0), [10] * 4, 0) == pytest.approx(0.1 * 10 * (1 + 2 + 3 + 4))
 
 
+def test_a_fresh_network_for_every_task_takes_as_long_as_the_first_task_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    speed = Speed(0.1, first=1, second=2, example=0)
+    assert total(speed, [10] * 4, 0, fresh=True) == pytest.approx(0.1 * 10 * (1 + 2 + 3 + 4 + 4 * 1))
+    monkeypatch.setattr(cost._Trial, "speed", lambda *_: Speed(0.5, 1, 1, 0))
+    kind = prepare(Experiment("permuted-digits", "finetune", tasks=2, net="linear", options=SMALL))
+    assert cost.estimate(*kind, Setting(fresh=True)) == 2 * cost.estimate(*kind, Setting()) == 2 * 2 * 20 * 0.5
+
+
 @pytest.mark.parametrize(("method", "more"), [("finetune", 1), ("joint", 2)])
 @pytest.mark.parametrize("length", ["fit.steps", "fit.epochs"])
 def test_what_a_method_does_beyond_its_steps_is_found(method: str, more: int, length: str) -> None:

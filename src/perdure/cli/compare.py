@@ -16,7 +16,7 @@ from perdure.cli.present import leaderboard
 from perdure.experiments import gathered
 from perdure.report.leaderboard import as_csv, as_json, leaderboards
 
-USAGE = "perdure compare RUN... [--csv | --json] [--out FILE.html] [--figure FILE]"
+USAGE = "perdure compare RUN... [--csv | --json] [--out FILE.html] [--figure FILE [--stored]]"
 
 
 def main(words: list[str]) -> int:
@@ -32,6 +32,8 @@ def main(words: list[str]) -> int:
     given = parser.read(words)
     if not given.get("runs"):
         parser.error("name at least one run folder or sweep")
+    if "stored" in given and "figure" not in given:
+        parser.error("--stored is about the figure; give --figure FILE too, or leave it out")
     picture = Path(given["figure"]) if "figure" in given else None
     if picture:
         report.check_picture(picture)

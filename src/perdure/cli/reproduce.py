@@ -23,9 +23,10 @@ from perdure.experiments.reproduction import LOOSE, figures, findings, missing, 
 from perdure.experiments.tables import TABLES, Table, table
 from perdure.fold import Moment
 
-USAGE = """perdure reproduce NAME [--json] [--run [--only TEXT]]
-       perdure reproduce --all [--json] [--run]
+USAGE = """perdure reproduce NAME [--json] [--run [--only TEXT] [--device NAME] [--threads N] [--out DIR]]
+       perdure reproduce --all [--json] [--run ...]
        perdure reproduce --page FILE"""
+OF_RUNS = ("only", "device", "threads", "out")  # options that mean nothing without --run
 COLORS = {"reproduced": "green", "differs": "red", "measured": "", "not run": "dim"}
 
 
@@ -43,10 +44,14 @@ def main(words: list[str]) -> int:
     parser.add_argument("--page", metavar="FILE", help="write the page about all stored results, and run nothing")
     given = parser.read(words)
     if "page" in given:
+        if len(given) > 1:
+            parser.error("--page is about all stored results; give nothing else")
         Path(given["page"]).write_text(page())
         return 0
     if ("name" in given) == ("all" in given):
         parser.error("name a table, or ask for --all of them")
+    if idle := [name for name in OF_RUNS if name in given and "run" not in given]:
+        parser.error(f"--{idle[0]} is about runs, and nothing runs without --run; give --run too, or leave it out")
     tables = [table(name) for name in (TABLES if "all" in given else [given["name"]])]
     failed = dict[str, str]()
     if "run" in given:

@@ -38,15 +38,17 @@ class Speed(NamedTuple):
     example: float  # seconds to examine one
 
 
-def total(speed: Speed, asked: list[int], exams: int) -> float:
+def total(speed: Speed, asked: list[int], exams: int, fresh: bool = False) -> float:
     """Seconds of a run: tasks x steps x measured speed, and its exams.
 
     Args:
         asked: steps of each task, as `fit` has them; what a method does beyond is taken to grow evenly with the tasks.
         exams: examples that are examined in all.
+        fresh: every task is also learned from a fresh network, as the first one is.
     """
     growth = speed.second - speed.first
-    return speed.step * sum(n * (speed.first + i * growth) for i, n in enumerate(asked)) + speed.example * exams
+    taken = sum(n * (speed.first + i * growth + fresh * speed.first) for i, n in enumerate(asked))
+    return speed.step * taken + speed.example * exams
 
 
 def steps(method: Method, stream: Stream) -> list[int]:
@@ -69,11 +71,11 @@ def estimate(method: Method, stream: Stream, setting: Setting) -> float:
         try:
             trial = _Trial(method, stream, setting)
             speed = trial.speed(2)
-            if total(speed, steps(method, stream), exams) > DOUBT:
+            if total(speed, steps(method, stream), exams, setting.fresh) > DOUBT:
                 speed = trial.speed(max(2, min(100, round(ENOUGH / max(BATCHES * speed.step, 1e-4)))))
         except Exception:  # whatever it is, the run will say it, and better
             return nan
-    return total(speed, steps(method, stream), exams)
+    return total(speed, steps(method, stream), exams, setting.fresh)
 
 
 class _Trial:
