@@ -17,6 +17,7 @@ from perdure.experiments import sweep as sweeps
 from perdure.experiments.grid import Sweep
 from perdure.experiments.sweep import Choice, carry_out, checked
 from perdure.experiments.tuned import preset
+from perdure.result import FORMAT
 from perdure.store import locked
 
 FILE = """
@@ -125,6 +126,23 @@ def test_a_lost_ledger_is_made_again_from_the_folders(tmp_path: Path, here: list
     here.clear()
     carry_out(read(tmp_path), out)
     assert (here, [row | {"finished_at": ""} for row in ledger.rows(out)]) == ([], before)
+
+
+def test_a_row_of_another_format_is_refused_as_its_folder_is(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    carry_out(read(tmp_path), out)
+    row, *_ = ledger.rows(out)
+    kept = json.loads(row["result"])
+    kept["options"]["format"] -= 1
+    del kept["R_task"]  # which that format did not have
+    with ledger.opened(out) as book:
+        ledger.put(book, [row | {"result": json.dumps(kept)}])
+    with pytest.raises(Refused) as refused:
+        ledger.results(out)
+    assert str(refused.value) == (
+        f"the run in {out / 'runs' / row['name']} has format {FORMAT - 1}, and this version reads format {FORMAT}; "
+        "use the version of perdure that wrote it"
+    )
 
 
 @pytest.mark.parametrize(

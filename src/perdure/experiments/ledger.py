@@ -21,7 +21,7 @@ from typing import Any
 
 from perdure.contract import Refused
 from perdure.experiments.grid import Run
-from perdure.result import Result
+from perdure.result import FORMAT, Result
 
 NAME = "sweep.sqlite"
 FIGURES = ("acc", "bwt", "fwt", "forgetting")
@@ -139,13 +139,22 @@ def results(path: Path) -> list[Result]:
     """The results of the finished runs of a sweep's folder or file; those of tuning are not among them.
 
     Raises:
-        Refused: there is no ledger, or it cannot be read.
+        Refused: there is no ledger, it cannot be read, or a run is of another version of the format.
     """
     home = path if path.is_dir() else path.parent
     finished = [row for row in rows(path) if (row["role"], row["status"]) == ("run", "done")]
-    return [
-        Result.from_json(json.loads(row["result"]) | {"run_dir": str(home / "runs" / row["name"])}) for row in finished
-    ]
+    return [_result(json.loads(row["result"]), home / "runs" / row["name"]) for row in finished]
+
+
+def _result(kept: dict[str, Any], folder: Path) -> Result:
+    """The result in a row, which is of the format of its run folder."""
+    found = kept.get("options", {}).get("format")
+    if found != FORMAT:
+        raise Refused(
+            f"the run in {folder} has format {found}, and this version reads format {FORMAT}; "
+            "use the version of perdure that wrote it"
+        )
+    return Result.from_json(kept | {"run_dir": str(folder)})
 
 
 def _now() -> str:
