@@ -129,6 +129,13 @@ def test_another_policy_judges_from_then_on_also_for_one_who_had_opened_before(m
     assert learner.check().problems == ()
 
 
+def test_a_check_is_by_the_policy_that_another_process_has_given(two: Learner) -> None:
+    other = Learner(two.folder)
+    two.change_policy(Policy(0.5))
+    other.check()
+    assert other.policy == Policy(0.5)
+
+
 def test_a_budget_that_is_spent_already_is_refused(two: Learner) -> None:
     used = two.archive.nbytes(two.ledger.newest().version)
     with pytest.raises(Refused, match=f"it takes {used:,} bytes; the budget is {used - 1:,}; forget a task"):
@@ -242,6 +249,31 @@ def test_exams_are_capped_and_grow_with_a_task(make: Make) -> None:
     learner.learn(blobs(0, n=400, seed=1), "zero")
     (task,) = learner.version.tasks.values()
     assert task.asked == 10
+
+
+def test_two_shapes_that_take_much_in_passing_are_both_opened_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a convolution makes of an image is gone when the next one is asked; only what is kept adds up."""
+    learner = make(method="supsup", net="conv:8", options={"fit.steps": 2, "method.outputs": 2}, policy=LOOSE)
+    shapes = [(3, 70, 70 + wider) for wider in (0, 1)]
+    most = learner.settings.numbers(shapes[1])
+    monkeypatch.setattr("perdure.learner.settings.NUMBERS", most)
+    monkeypatch.setattr("perdure.learner.loaded.NUMBERS", most)
+    monkeypatch.setattr("perdure.learner.loaded.UNFOLDING", 0)
+    for number, shape in enumerate(shapes):
+        learner.learn((np.random.default_rng(number).random((8, *shape), np.float32), np.arange(8) % 2), f"{number}")
+    assert list(Learner(learner.folder).tasks) == ["0", "1"]
+
+
+def test_what_could_not_be_opened_again_is_never_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, head = make(), make("other").history()
+    for name, less in (("loaded.NUMBERS", -(1 << 40)), ("version.NUMBERS", 11)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"perdure.learner.{name}", less)
+            with pytest.raises(Refused, match=r"a smaller net asks for fewer|an input has more than 11 numbers"):
+                learner.learn(blobs(0), "zero")
+    assert [entry.event for entry in learner.history()] == [entry.event for entry in head] == ["created"]
 
 
 def test_inputs_of_another_kind_have_a_state_of_their_own(two: Learner) -> None:
@@ -368,6 +400,25 @@ def test_a_missing_or_cut_file_is_found_and_named(two: Learner, how: str) -> Non
             problems = (str(error),)
         assert any(path.name in problem for problem in problems)
         path.write_bytes(content)
+
+
+def test_a_version_that_is_damaged_can_be_left(two: Learner) -> None:
+    report = two.learn(blobs(2), "two", promote=False)
+    (name, *_) = sorted(two.archive.files(two.ledger.newest().version) - two.archive.files(two.history()[2].version))
+    damaged(two.folder / "blobs" / name, 3, 0)
+    learner = Learner(two.folder)
+    assert [entry.event for entry in learner.history()] == ["kept back", "learned", "learned", "created"]
+    assert any(name in problem for problem in learner.check().problems)
+    for verb in (lambda: learner.predict(X), lambda: learner.learn(blobs(2), "two"), learner.prune):
+        with pytest.raises(Refused, match=name):
+            verb()
+    with pytest.raises(Refused, match=r"Restore it from a copy, or go back to an older one: perdure learner rollback"):
+        learner.predict(X)
+    learner.rollback(1)
+    assert (list(learner.tasks), len(learner.predict(X))) == (["zero"], 60)
+    learner.prune()
+    assert learner.check().problems == ()
+    assert report.verdict == "kept back"
 
 
 def test_a_clock_that_goes_back_is_noted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,14 +33,18 @@ class Archive:
         try:
             if not isinstance(version, Version):
                 raise Refused("it holds none")
-            check(version)
-            check_version(version)
+            _check(version)
         except Refused as error:
             raise Refused(f"the version {self.blobs.folder / name} is damaged: {error}") from error
         return version
 
     def write(self, version: Version) -> tuple[str, int]:
-        """Stores a version; its name, and its bytes with those of its examples."""
+        """Stores a version; its name, and its bytes with those of its examples.
+
+        Raises:
+            Refused: it could not be read again.
+        """
+        _check(version)
         saved = save_state(self.blobs, version)
         return saved.name, sum(saved.nbytes.values()) + sum(task.nbytes for task in version.tasks.values())
 
@@ -109,3 +113,9 @@ class Archive:
             except Refused as error:
                 problems.setdefault(str(error), entry.number)
         return [f"the version of entry {number}: {problem}" for problem, number in problems.items()], notes
+
+
+def _check(version: Version) -> None:
+    """Raises Refused where it is no version that goes together."""
+    check(version)
+    check_version(version)

@@ -21,7 +21,7 @@ from perdure.fold import Setting
 from perdure.learner.archive import Archive
 from perdure.learner.intake import Array, Given, aligned, read
 from perdure.learner.ledger import HEAD, Entry, Ledger, numbered_entry, older
-from perdure.learner.loaded import Loaded, load
+from perdure.learner.loaded import Loaded, check_size, load
 from perdure.learner.novelty import Relation, doubt, fits, relation
 from perdure.learner.policy import Change, Policy, changes, objections
 from perdure.learner.pool import Pool
@@ -50,16 +50,19 @@ class Learner:
         device: auto, cpu or cuda.
 
     Raises:
-        Refused: the folder holds no learner, or a damaged one.
+        Refused: the folder holds no learner, or one whose newest entry or settings are damaged. A version is read when
+            it is asked, so that another can be gone back to where it is damaged.
     """
+
+    settings: Settings
+    policy: Policy
 
     def __init__(self, folder: str | Path, *, wait: float = 0.0, device: str = "cpu") -> None:
         self.folder, self.wait, self.setting = Path(folder), wait, Setting(device=device)
         self.ledger = Ledger(self.folder)
         self._loaded: Loaded | None = None
-        self.settings, self.policy = read_settings(self.ledger, self.ledger.newest())
+        self._newest()
         self.archive = Archive(self.ledger, (*KINDS, *method_class(self.settings.method).states))
-        self._load()
 
     @classmethod
     def create(
@@ -146,7 +149,8 @@ class Learner:
         begun = time.perf_counter()
         given = self._given(data, label)
         asked = self._asked(validation, label)
-        with self._writing() as (head, now):
+        with self._writing() as head:
+            now = self._load()
             name = self._named(name, now.version)
             number = head.number + 1
             key = fold(self.settings.seed, "update", number)
@@ -167,7 +171,7 @@ class Learner:
                 before = self._rights(method, it.branch, brought) if it.branch.tasks else {}
                 looked = time.perf_counter() - looking
                 outcome = updated(method, self.ledger.blobs, it, self.settings, key, now.device, brought)
-            stored, size = self.archive.write(now.version.with_(outcome.branch))
+            stored, size = self._stored(now.version.with_(outcome.branch))
             changed = changes(before, outcome.rights)
             reasons = objections(self.policy, changed, size)
             if not promote:
@@ -258,6 +262,7 @@ class Learner:
         problems, notes = self.archive.problems()
         tasks: dict[str, Change] = {}
         if not problems:
+            self._newest()
             now = self._load()
             brought = self._brought(exams, now.version, label)
             for branch, method in zip(now.version.branches, now.methods, strict=True):
@@ -289,7 +294,7 @@ class Learner:
         Raises:
             Refused: there is no such entry, or its version was pruned.
         """
-        with self._writing() as (head, _):
+        with self._writing() as head:
             entries = list(self.ledger.entries())
             target = older(entries) if to is None else numbered_entry(entries, to)
             self.archive.check(target.version)
@@ -305,7 +310,7 @@ class Learner:
             Refused: it is no candidate, or another version answers than the one that it was made from.
         """
         number = candidate if isinstance(candidate, int) else candidate.number
-        with self._writing() as (head, _):
+        with self._writing() as head:
             entries = list(self.ledger.entries())
             entry = numbered_entry(entries, number)
             if not entry.candidate or entry.base is None:
@@ -328,7 +333,8 @@ class Learner:
         Raises:
             Refused: there is no such task, or the method cannot forget one alone.
         """
-        with self._writing() as (head, now):
+        with self._writing() as head:
+            now = self._load()
             home = now.version.branch_of(name)
             if home is None:
                 raise unknown("task", name, now.version.tasks)
@@ -338,7 +344,7 @@ class Learner:
                     branch = without(method, self.ledger.blobs, home, name, self.settings.ids)
             except Refused as error:
                 raise Refused(f"{error}{self._before(name)}") from error
-            stored, _ = self.archive.write(now.version.with_(branch))
+            stored, _ = self._stored(now.version.with_(branch))
             entry = self.ledger.append("forgotten", head, version=stored, report={"task": name})
             return self.archive.prune(entry, 1)[0] if purge else entry
 
@@ -348,7 +354,7 @@ class Learner:
         Raises:
             Refused: the version that answers takes more bytes than the new budget.
         """
-        with self._writing() as (head, _):
+        with self._writing() as head:
             if reasons := objections(policy, {}, self.archive.nbytes(head.version)):
                 raise Refused(f"the version that answers does not keep it: {reasons[0]}; forget a task, or allow more")
             stored = store_settings(self.ledger, self.settings, policy)
@@ -364,7 +370,7 @@ class Learner:
         """
         if versions < 1:
             raise Refused(f"versions is {versions}; the one that answers must stay")
-        with self._writing() as (head, _):
+        with self._writing() as head:
             return self.archive.prune(head, versions)[1]
 
     @property
@@ -437,25 +443,35 @@ class Learner:
                 out[name] = Change(before, now, max(0.0, before - now), max(0.0, now - before), len(rights[name]))
         return out
 
+    def _stored(self, version: Version) -> tuple[str, int]:
+        """Stores a version that can be read again; its name, and its bytes with those of its examples."""
+        check_size("what would be known then", version, self.settings)
+        return self.archive.write(version)
+
+    def _newest(self) -> Entry:
+        """The newest entry; by its policy, which may be another process's, is judged from here on."""
+        entry = self.ledger.newest()
+        self.settings, self.policy = read_settings(self.ledger, entry)
+        return entry
+
     def _load(self) -> Loaded:
         """The version that answers now; read again only when it is another."""
         entry = self.ledger.newest()
         while self._loaded is None or self._loaded.name != entry.version:
             try:
                 self._loaded = load(self.archive, entry.version, self.settings, self.setting.where)
-            except Refused:
+            except Refused as error:
                 if (newer := self.ledger.newest()).name == entry.name:
-                    raise
+                    back = f"perdure learner rollback {self.folder}"
+                    raise Refused(f"{error}. Restore it from a copy, or go back to an older one: {back}") from error
                 entry = newer  # what we were reading was pruned meanwhile
         return self._loaded
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[Entry, Loaded]]:
-        """Holds the folder against other writers; the newest entry, and the version that answers."""
+    def _writing(self) -> Iterator[Entry]:
+        """Holds the folder against other writers; the newest entry."""
         with locked(self.folder / LOCK, self.wait):
-            head = self.ledger.newest()
-            self.settings, self.policy = read_settings(self.ledger, head)  # another process may have changed the policy
-            yield head, self._load()
+            yield self._newest()
 
     def _named(self, name: str | None, version: Version) -> str:
         """A name that a task may have."""

@@ -31,6 +31,13 @@ class Loaded:
         return self._ready[place]
 
 
+def check_size(what: str, version: Version, settings: Settings) -> None:
+    """Refuses a version that asks for far more memory than it has bytes, as one of a stranger may."""
+    asked = sum(settings.unfolded(branch.signature.shape, len(branch.tasks)) for branch in version.branches)
+    if asked > NUMBERS + UNFOLDING * tree.nbytes(version):
+        raise Refused(f"{what} asks for {asked:,} numbers, and is smaller than that; a smaller net asks for fewer")
+
+
 def load(archive: Archive, name: str, settings: Settings, device: torch.device) -> Loaded:
     """A version by name, on a device; every branch of it has answered once.
 
@@ -39,9 +46,7 @@ def load(archive: Archive, name: str, settings: Settings, device: torch.device) 
     """
     version, folder = archive.read(name), archive.ledger.folder
     with refusing(f"the version {name} of {folder} is damaged"):
-        asked = sum(settings.unfolded(branch.signature.shape, len(branch.tasks)) for branch in version.branches)
-        if asked > NUMBERS + UNFOLDING * tree.nbytes(version):
-            raise Refused(f"the version {name} of {folder} asks for {asked:,} numbers, and is smaller than that")
+        check_size(f"the version {name} of {folder}", version, settings)
         version = Version(tuple(branch._replace(state=tree.to(branch.state, device)) for branch in version.branches))
         methods = tuple(settings.made(branch.signature.shape) for branch in version.branches)
         loaded = Loaded(name, version, methods, device)

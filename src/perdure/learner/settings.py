@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ class Settings:
         Raises:
             Refused: as `suited`.
         """
-        if (size := _numbers(self, shape)) > NUMBERS:
+        if (size := max(_numbers(self, shape))) > NUMBERS:
             raise Refused(
                 f"net {self.net!r} with {self.method} takes {size:,} numbers for inputs of shape {shape}; at most "
                 f"{NUMBERS:,} may be asked for"
@@ -111,13 +111,14 @@ class Settings:
         return size
 
     def unfolded(self, shape: tuple[int, ...], tasks: int) -> int:
-        """How many numbers a state of so many tasks may take in memory, however small it is on disk.
+        """How many numbers a state of so many tasks may keep in memory, however small it is on disk.
 
         Raises:
             Refused: as `suited`.
         """
+        self.numbers(shape)
         masks = tasks // 32 if method_class(self.method).memory == "task" else 0  # a task may keep a bit a weight
-        return self.numbers(shape) * (1 + masks)
+        return _numbers(self, shape).kept * (1 + masks)
 
     def nowhere(self) -> Method:
         """The method on a network that is in no memory, for what it says of itself."""
@@ -134,18 +135,26 @@ class Settings:
         return method.with_(net=with_outputs(method.net, fit, 0), fit=fit)
 
 
+class _Numbers(NamedTuple):
+    """How many numbers there are."""
+
+    kept: int  # in the network, or in the first state
+    made: int  # in the network and in what it makes of one input
+
+
 @lru_cache(64)
-def _numbers(settings: Settings, shape: tuple[int, ...]) -> int:
+def _numbers(settings: Settings, shape: tuple[int, ...]) -> _Numbers:
     """The same, also where they are too many."""
     with refusing(f"net {settings.net!r} cannot be made so for inputs of shape {shape}"), torch.device("meta"):
         method = settings.made(shape)
         net = with_outputs(method.net, method.fit, max(1, getattr(method, "outputs", 1)))
-        made = list(net.parameters())
+        passed = list[Tensor]()
         for layer in net.modules():
-            layer.register_forward_hook(lambda _, __, out: made.append(out))
+            layer.register_forward_hook(lambda _, __, out: passed.append(out))
         net.eval()(torch.zeros(1, *shape))
         state = [leaf for _, leaf in tree.leaves(method.init(0)) if isinstance(leaf, Tensor)]
-    return max(sum(part.numel() for part in parts) for parts in (made, state))
+    weights, made, first = (sum(part.numel() for part in parts) for parts in (net.parameters(), passed, state))
+    return _Numbers(max(weights, first), weights + made)
 
 
 def store_settings(ledger: Ledger, settings: Settings, policy: Policy) -> str:

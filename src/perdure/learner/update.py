@@ -257,6 +257,7 @@ def updated(
     state, taught = learned(method, state, lesson, key), time.perf_counter()
     branch, known = lesson.branch._replace(state=state), lesson.known
     ready, exam = method.ready(state), lesson.exam
+    answered(method, ready, branch, torch.zeros(1, *branch.signature.shape, device=device), None)  # as whoever opens it
     given = ask(method, ready, branch, exam, known.id)
     own = given if settings.ids else ask(method, ready, branch, exam, None)
     others = examined(method, blobs, branch, settings.ids, brought, known.name)
