@@ -13,6 +13,7 @@ from perdure.contract import Refused
 from perdure.data import Concat
 from perdure.datasets import load
 from perdure.datasets.base import stratified
+from perdure.datasets.folder import Pictures
 from perdure.experiments import doctor
 from perdure.streams import build
 
@@ -107,6 +108,27 @@ def test_pixels_are_those_of_pillow(parts, size, edge, tall):
     top, left = round((resized.shape[0] - size) / 2), round((resized.shape[1] - size) / 2)
     (x,) = load(f"birds@{size}", parts).train.raw(torch.tensor([0]))
     assert np.array_equal(x.permute(1, 2, 0).numpy(), resized[top : top + size, left : left + size])
+
+
+GREYS = np.array([[0, 255, 256, 1000], [30_000, 40_000, 65_000, 65_535]], np.uint16).repeat(8, 0).repeat(4, 1)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2"), ("ppm", "<u2")])
+def test_of_16_bits_the_upper_8_are_taken(tmp_path, suffix, kind):
+    path = tmp_path / f"grey.{suffix}"
+    if suffix == "ppm":
+        path.write_bytes(b"P5 16 16 65535\n" + GREYS.astype(">u2").tobytes())
+    else:
+        Image.fromarray(GREYS.astype(kind)).save(path)
+    (x,) = Pictures([str(path)], 14)[np.arange(1)]
+    assert np.array_equal(x.numpy(), np.broadcast_to((GREYS // 256)[1:15, 1:15], (3, 14, 14)))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_images_of_32_bits_a_pixel_are_refused(tmp_path, kind):
+    Image.fromarray(GREYS.astype(kind)).save(tmp_path / "grey.tif")
+    with pytest.raises(Refused, match=r"grey\.tif cannot be read \(it has 32 bits a pixel, and 8 or 16 are read"):
+        Pictures([str(tmp_path / "grey.tif")], 14)[np.arange(1)]
 
 
 def test_halving_takes_weighted_means_of_neighbours(parts):

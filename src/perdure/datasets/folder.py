@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,17 +17,22 @@ from perdure.data import Mapped
 from perdure.datasets.base import Base, stratified
 from perdure.datasets.npz import Array, quiet
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SIZE = 224  # pixels a side, where the name of the base does not say
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # by content; others of pillow's start other programs
+SHORT = ("PNG", "PPM")  # formats that have no more than 16 bits, though pillow may use 32
 PIXELS = 64_000_000  # of an image, as it says before it is decoded, and again as it is resized
 
 
 class Pictures:
     """Image files as one array (N, 3, size, size) uint8, decoded when it is indexed, in as many threads as torch has.
 
-    An image becomes RGB, is resized (bilinear) so that its shorter side has size * 256 / 224 pixels, and cut to the
-    square in its centre.
+    An image becomes RGB with 8 bits a colour, is resized (bilinear) so that its shorter side has size * 256 / 224
+    pixels, and cut to the square in its centre. Of 16 bits the upper 8 are taken, and what is transparent shows the
+    colour it has.
     """
 
     def __init__(self, paths: Sequence[str], size: int) -> None:
@@ -60,11 +65,22 @@ class Pictures:
                 if max(file.width * file.height, width * height) > PIXELS:
                     of = f"{file.width} x {file.height} pixels, and {width} x {height} when it is resized"
                     raise ValueError(f"it has {of}; at most {PIXELS:,} are decoded")
-                image = file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+                image = _rgb(file).resize((width, height), Image.Resampling.BILINEAR)
         except Exception as error:  # decoders fail on a damaged file in any way they like
             raise Refused(f"{self.paths[row]} cannot be read ({error}); get it anew, or remove it") from error
         left, top = round((width - size) / 2), round((height - size) / 2)
         return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).movedim(-1, 0)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """An image in RGB; pillow makes one colour of all greys that need more than 8 bits."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SHORT):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a pixel, and 8 or 16 are read: save it with so many")
+    return image.convert("RGB")
 
 
 class Listing(NamedTuple):
