@@ -53,6 +53,24 @@ def test_what_is_asked_in_one_task_is_learned_in_none(base) -> None:
     assert not asked & {row for task in stream.tasks for row in rows(task.examples)}
 
 
+@pytest.mark.parametrize("scenario", [GNS, NNS])
+def test_nor_where_tasks_learn_only_some_of_their_examples(base, scenario) -> None:
+    part = permuted(base, 4, scenario=scenario, examples_per_task=60)
+    stream = held_out(part, 0.25, key=7)
+    learned = [rows(task.examples) for task in stream.tasks]
+    asked = [rows(exam.examples) for exam in stream.exams]
+    assert sum(map(len, learned)) == 4 * 60
+    assert [len(exam) for exam in asked] == [N // 4] * 4
+    assert not {row for exam in asked for row in exam} & {row for task in learned for row in task}
+
+
+def test_a_part_of_the_examples_is_drawn_from_what_is_left(base) -> None:
+    part = permuted(base, 4, examples_per_task=60)
+    stream = held_out(part, 0.25, key=7)
+    assert rows(held_out(part[1:], 0.25, key=7).tasks[0].examples) == rows(stream.tasks[1].examples)
+    assert [len(task.examples) for task in held_out(part, 0.75, key=7).tasks] == [N // 4] * 4  # there are no more
+
+
 def test_a_flow_does_not_bring_what_is_asked(base) -> None:
     stream = held_out(permuted(base, 2, scenario=NNS, chunk=50), 0.25, key=0)
     arrived = [row for task in stream.tasks for row in rows(task.examples)]

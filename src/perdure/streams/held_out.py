@@ -18,7 +18,8 @@ def held_out(stream: Stream, share: float, key: int) -> Stream:
     """The stream whose exams are a share (0 to 1) of each task's training examples, which are learned no more.
 
     Labels, ids and order stay. Tasks of equal size hold out the same rows, so that where tasks are views of one data
-    set, no example that is asked in one task is learned in another. The exams of the stream are never read.
+    set, no example that is asked in one task is learned in another. Of a task that learns only some of its examples,
+    these are drawn from what is not held out. The exams of the stream are never read.
 
     Raises:
         Refused: the share of a task is none of its examples, or all.
@@ -43,7 +44,7 @@ def small(stream: Stream, tasks: int, examples: int) -> Stream:
         return View(part, permutation(0, len(part))[:examples].sort().values)
 
     def cut(i: int, lesson: Lesson) -> Lesson:
-        return lesson._replace(train=few(lesson.train), exam=few(lesson.exam))
+        return lesson._replace(train=few(lesson.learned), exam=few(lesson.exam), most=None)
 
     return replace(stream[:tasks].with_lessons(_each(cut)), name=f"{stream.name} (smoke)")
 

@@ -45,6 +45,20 @@ class Lesson(NamedTuple):
     train: Examples
     exam: Examples
     classes: Tensor  # (n,) the sorted labels of this task
+    most: int | None = None  # how many of `train` are learned, drawn by the key; all when None
+    key: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many examples are learned."""
+        return len(self.train) if self.most is None else min(self.most, len(self.train))
+
+    @property
+    def learned(self) -> Examples:
+        """The examples that are learned, in order of arrival."""
+        if self.most is None:
+            return self.train
+        return View(self.train, permutation(self.key, len(self.train))[: self.most].sort().values)
 
 
 class Lazy(Sequence[T], Generic[T]):
@@ -189,7 +203,7 @@ def assemble(
         at_least_one(examples_per_task=examples_per_task)
     sizes, classes = [], []
     for i, lesson in enumerate(lessons):
-        size = len(lesson.train)
+        size = lesson.size
         if not size or not len(lesson.exam):
             raise Refused(f"task {i + 1} has no examples to {'ask' if size else 'learn'}; give it some")
         if (most := examples_per_task or size) > size:
@@ -201,7 +215,7 @@ def assemble(
     names, labels = _names(scenario, classes)
 
     def train(i: int) -> Examples:
-        return _renamed(lessons[i].train, classes[i], names[i])
+        return _renamed(lessons[i].learned, classes[i], names[i])
 
     def exam(i: int) -> Exam:
         return Exam(_renamed(lessons[i].exam, classes[i], names[i]), TaskId(i, names[i]))
@@ -230,14 +244,8 @@ def assemble(
 
 
 def _capped(lessons: Sequence[Lesson], most: int, seed: int) -> Sequence[Lesson]:
-    """The same lessons with fewer training examples, drawn by a key, in order of arrival."""
-
-    def lesson(i: int) -> Lesson:
-        train = lessons[i].train
-        rows = permutation(fold(seed, "examples", i), len(train))[:most].sort().values
-        return lessons[i]._replace(train=View(train, rows))
-
-    return Lazy(lesson, range(len(lessons)))
+    """The same lessons, with fewer training examples to be drawn, by a key each."""
+    return Lazy(lambda i: lessons[i]._replace(most=most, key=fold(seed, "examples", i)), range(len(lessons)))
 
 
 def _names(scenario: Scenario, classes: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor | None]:
