@@ -6,6 +6,7 @@ import torch
 from perdure.contract import Refused, Scenario
 from perdure.data import Arrays
 from perdure.datasets import Base
+from perdure.streams.drifting import drifting
 from perdure.streams.held_out import held_out, small
 from perdure.streams.permuted import permuted
 from perdure.streams.split import split
@@ -69,6 +70,15 @@ def test_a_part_of_the_examples_is_drawn_from_what_is_left(base) -> None:
     stream = held_out(part, 0.25, key=7)
     assert rows(held_out(part[1:], 0.25, key=7).tasks[0].examples) == rows(stream.tasks[1].examples)
     assert [len(task.examples) for task in held_out(part, 0.75, key=7).tasks] == [N // 4] * 4  # there are no more
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_nor_where_the_data_set_is_dealt_again(base, passes) -> None:
+    stream = held_out(drifting(base, 3, span=0.0, passes=passes), 0.25, key=7)
+    asked = {row for exam in stream.exams for row in rows(exam.examples)}
+    learned = [row for task in stream.tasks for row in rows(task.examples)]
+    assert len(asked) == N // 4 if passes == 1 else len(asked) > N // 4
+    assert sorted(learned) == sorted(passes * [row for row in range(N) if row not in asked])
 
 
 def test_a_flow_does_not_bring_what_is_asked(base) -> None:
