@@ -178,7 +178,7 @@ class Fit:
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
             raise Refused("fit.epochs and fit.steps are both given; give one of them")
-        for name, words in _choices(type(self)).items():
+        for name, words in _choices(Fit).items():
             if (value := getattr(self, name)) not in words:
                 raise Refused(f"fit.{name} is {value!r}; use one of {', '.join(words)}")
         for name in ("epochs", "steps", "batch"):

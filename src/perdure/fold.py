@@ -10,17 +10,20 @@ own, a resumed run equals an uninterrupted one bit for bit.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from perdure import evaluate, tree
 from perdure.contract import Method, Refused, Scenario, State
@@ -32,6 +35,7 @@ from perdure.store import ASIDE, Blobs, load_state, locked, read_json, save_stat
 from perdure.streams.stream import Stream
 from perdure.train import BATCH, LONE_EXAMPLE, Progress, for_scenario, length, trains_on_one, watching
 
+LOOKED = 16  # examples of a set that is recognised by them and by its labels
 SMALL = 1_000_000  # parameters below which one thread is fastest
 
 
@@ -127,6 +131,8 @@ def suited(method: Method, stream: Stream) -> Method:
         works = ", ".join(s.value for s in Scenario if s in method.scenarios)
         why = "tasks have no borders there, and it needs them" if scenario is Scenario.NNS else "it is not made for it"
         raise Refused(f"{name} does not work in scenario {scenario.value}: {why}. It works in {works}")
+    if lazy := [name for name, param in method.net.named_parameters() if is_lazy(param)]:
+        raise Refused(f"{lazy[0]} has no shape yet; pass one batch through the net first")
     method = method.with_(net=copy.deepcopy(method.net))
     fit = for_scenario(method.fit, scenario)
     if stream.ordered:
@@ -157,6 +163,18 @@ def suited(method: Method, stream: Stream) -> Method:
     return method
 
 
+def decided(method: Method, stream: Stream) -> dict[str, Any]:
+    """What decides a run beside its seed and its net, as plain JSON; of the data a hash of some of them."""
+    hyper = {item.name: getattr(method, item.name) for item in fields(method) if item.name not in ("net", "fit")}
+    data = hashlib.sha256()
+    for part in (stream.tasks, stream.exams):
+        for examples in (part[0].examples, part[len(part) - 1].examples):
+            shown = examples.raw(torch.arange(min(LOOKED, len(examples))))
+            for tensor in (examples.labels, shown):
+                data.update(tensor.cpu().contiguous().numpy().tobytes())
+    return {"method": hyper, "fit": asdict(method.fit), "data": data.hexdigest()[:16]}
+
+
 def cut(method: Method, stream: Stream) -> str:
     """What to say where a task is smaller than the default batch; nothing where it fits."""
     least = min((len(task.examples) for task in stream.tasks), default=BATCH)
@@ -182,7 +200,7 @@ def live(
     Args:
         seed: of the learner (start values, order, noise); the stream has its own.
         name: of the method, as the result shows it.
-        options: kept with the result, and as `experiment.json`.
+        options: kept with the result, and as `experiment.json`; what `decided` says when not given.
         folder: where every task is saved; nothing is saved when not given.
         resume: continue what the folder holds.
         watch: called with every `Moment`.
@@ -191,6 +209,7 @@ def live(
         Refused: method and stream do not suit each other, or the folder cannot be used.
     """
     method = suited(method, stream)
+    options = decided(method, stream) if options is None else options
 
     def seen(moment: Moment) -> None:
         watch(moment._replace(seed=seed))
@@ -204,7 +223,7 @@ def live(
         seed=seed,
         tasks=len(stream),
         ids=stream.scenario is not Scenario.NNS,
-        options=options or {},
+        options=options,
         run_dir=folder,
     )
     if folder is None:
@@ -312,8 +331,16 @@ class _Life:
                     f"{blank.run_dir} holds a run with {what} {getattr(result, what)}, not {getattr(blank, what)}; "
                     "resume it as it began"
                 )
+        for part, words in {"method": "options of its method", "fit": "options of its fit", "data": "data"}.items():
+            if _differ(result.options.get(part), blank.options.get(part)):
+                raise Refused(f"{blank.run_dir} holds a run with other {words}; resume it as it began")
         self.state = tree.to(load_state(self.blobs, record["state"], self.method.states), self.setting.where)
         return result
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two things are not the same, once they are JSON."""
+    return bool(json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True))
 
 
 @contextmanager

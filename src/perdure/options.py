@@ -147,6 +147,8 @@ def method_class(name: str) -> type[Method]:
                 if inspect.isclass(v) and issubclass(v, Method) and v is not Method
             ]
             raise Refused(f"{path} has no method {wanted!r}; it has {', '.join(own) or 'none'}")
+    if inspect.isabstract(found):
+        raise Refused(f"{name} is no whole method: it lacks {', '.join(sorted(found.__abstractmethods__))}")
     return found  # type: ignore[no-any-return]
 
 

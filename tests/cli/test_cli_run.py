@@ -239,3 +239,64 @@ def test_warnings_are_one_line(perdure, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("perdure.cli.list_.main", warn)
     assert perdure("list").err == "perdure: this file is odd\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run permuted-digits ewc --stream.centre 9 TINY",  # before its folder is claimed
+        "run permuted-digits supsup --fit.start net TINY",  # and after
+    ],
+)
+def test_a_run_that_is_refused_leaves_nothing(perdure, line: str) -> None:
+    assert perdure(line).status == 2
+    assert perdure(f"{line} --out nest/a/b").status == 2
+    assert list(Path().iterdir()) == []
+    Path("mine").mkdir()
+    assert perdure(f"{line} --out mine").status == 2
+    assert list(Path("mine").iterdir()) == []
+
+
+def test_a_run_takes_its_folder_before_it_begins(perdure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one that begins meanwhile takes the next."""
+    begun = []
+
+    def meanwhile(*args, **kwargs):
+        if not begun:
+            begun.append(kwargs)
+            assert perdure("run permuted-digits finetune --tasks 2 TINY").status == 0
+        return original(*args, **kwargs)
+
+    from perdure.cli import run
+
+    original = run.execute
+    monkeypatch.setattr(run, "execute", meanwhile)
+    assert perdure("run permuted-digits finetune --tasks 2 --seed 1 TINY").status == 0
+    seeds = [json.loads(path.read_text())["seed"] for path in sorted(Path("runs").glob("*/result.json"))]
+    assert seeds == [1, 0]
+
+
+BROKEN = """
+from perdure.methods.finetune import Finetune
+
+class Broken(Finetune):
+    "Fails at once."
+    def learn(self, state, task, key):
+        raise RuntimeError("a slip")
+"""
+
+
+def test_a_method_that_fails_before_it_learned_anything_can_be_run_again(perdure) -> None:
+    Path("own.py").write_text(BROKEN)
+    with pytest.raises(RuntimeError, match="a slip"):
+        perdure("run permuted-digits own.py:Broken --tasks 2 TINY --out out")
+    assert not Path("out").exists()
+    Path("own.py").write_text(OWN)
+    assert perdure("run permuted-digits own.py:Mine --tasks 2 TINY --out out").status == 0
+
+
+def test_a_method_that_lacks_a_verb_is_refused(perdure) -> None:
+    Path("own.py").write_text("from perdure import Method\n\nclass Half(Method):\n    'Half a method.'\n")
+    said = perdure("run permuted-digits own.py:Half --tasks 2 TINY")
+    assert said.status == 2
+    assert "own.py:Half is no whole method: it lacks init, learn, predict" in said.err

@@ -9,6 +9,7 @@ import json
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +54,9 @@ def main(words: list[str]) -> int:
             results = work.do(watch)
     except KeyboardInterrupt:
         return fail(_stopped(work), 130)
+    finally:
+        if "out" not in given and "resume" not in given:
+            _leave(work.folder)
     try:
         page = report.write(results, work.folder / "report.html")
     except OSError as error:
@@ -108,7 +112,7 @@ def _begun(given: Mapping[str, Any]) -> Work:
         )
     options = {name: value for name, value in given.items() if name not in (*OWN, "stream", "method")}
     experiment = plan(given["stream"], given["method"], options, given.get("preset"), given.get("config"))
-    folder = Path(given["out"]) if "out" in given else _free_folder(experiment)
+    folder = Path(given["out"]) if "out" in given else _own_folder(experiment)
     return Work(experiment, folder, lambda watch: execute(experiment, folder, watch=watch, announce=True))
 
 
@@ -124,15 +128,31 @@ def _resumed(given: Mapping[str, Any]) -> Work:
     return Work(experiment, folder, lambda watch: continue_(folder, method=given.get("method"), watch=watch))
 
 
-def _free_folder(experiment: Experiment) -> Path:
-    """runs/STREAM-METHOD, or with -2, -3, ... behind it where that is taken; a passing one for a smoke test."""
+def _own_folder(experiment: Experiment) -> Path:
+    """runs/STREAM-METHOD, or with -2, -3, ... behind it where that is taken; a passing one for a smoke test.
+
+    It is made at once, so that no other run takes it.
+    """
     if experiment.smoke:
         return Path(tempfile.mkdtemp(prefix="perdure-smoke-"))
-    method = experiment.method.rpartition(":")[2].lower()
-    name, number = f"{Path(experiment.stream).stem}-{method}", 1
-    while (folder := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return folder
+    name = f"{Path(experiment.stream).stem}-{experiment.method.rpartition(':')[2].lower()}"
+    folder, number = Path("runs") / name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = Path("runs") / f"{name}-{number}"
+        except OSError as error:
+            raise Refused(f"{folder} cannot be made ({error.strerror}); choose another place with --out") from error
+
+
+def _leave(folder: Path) -> None:
+    """Takes away a folder in which nothing was begun, and that of all runs if there is none."""
+    with suppress(OSError):
+        for place in (folder, Path("runs")):
+            place.rmdir()
 
 
 def _stopped(work: Work) -> str:

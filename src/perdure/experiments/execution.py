@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import perdure
 from perdure import nets, streams
 from perdure.contract import Method, Refused, Scenario
 from perdure.experiments import cost
-from perdure.experiments.experiment import Experiment, command, plan, recorded
-from perdure.fold import Moment, claimed, live, suited
+from perdure.experiments.experiment import Experiment, command, is_own, own_net, plan, recorded
+from perdure.fold import Moment, claimed, decided, live, suited
 from perdure.methods import METHODS
 from perdure.options import build_method, described, known_failure, method_class, of_stream, typed
 from perdure.result import FORMAT, Result, read_record, read_result
@@ -63,14 +64,12 @@ def _part(stream: Stream, experiment: Experiment) -> Stream:
 
 def resolved(experiment: Experiment, method: Method, stream: Stream) -> dict[str, Any]:
     """Everything that decided a run, as plain JSON."""
-    hyper = {f.name: getattr(method, f.name) for f in fields(method) if f.name not in ("net", "fit")}
     part = of_stream(experiment.stream)
     kind = {option.name.removeprefix(part.prefix): option.default for option in described(part)}
     return {
         "experiment": asdict(experiment),
         "stream": kind | typed(part, experiment.options),
-        "method": hyper,
-        "fit": asdict(method.fit),
+        **decided(method, stream),
         "net": {"name": experiment.net, "shape": list(stream.shape), "labels": _rows(method)},
         "scale": stream.scale._asdict(),
         "classes": [] if stream.scenario is Scenario.NNS else [exam.id.classes.tolist() for exam in stream.exams],
@@ -177,6 +176,11 @@ def continue_(
     """
     experiment = recorded(folder)
     _refuse_foreign(folder, experiment.method, method)
+    if is_own(experiment.net) and net is None:
+        raise Refused(
+            f"the run in {folder} has a net of your own ({experiment.net}), which no folder can hold; continue it in "
+            f"Python, where that net is made again: {command(experiment)} with out={str(folder)!r} and resume=True"
+        )
     return execute(experiment, folder, resume=True, net=net, watch=watch)
 
 
@@ -189,17 +193,18 @@ def _refuse_foreign(folder: Path, recorded: str, named: str | None) -> None:
 
 
 def run(
-    stream: str,
+    stream: str | Path,
     method: str,
     *,
     tasks: int | None = None,
     examples_per_task: int | None = None,
-    scenario: str | None = None,
+    scenario: str | Scenario | None = None,
     seed: int | None = None,
     seeds: int | None = None,
     net: str | nn.Module | None = None,
     data_root: str | Path | None = None,
     out: str | Path | None = None,
+    resume: bool = False,
     preset: str | None = None,
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
@@ -212,19 +217,23 @@ def run(
         method: "ewc", ... or "my_file.py:MyMethod".
         seed: of the learner; 0 when not given.
         seeds: run so many seeds, 0, 1, 2, ..., and return a list of results.
-        net: "mlp:400-400", or a module of your own.
+        net: "mlp:400-400", or a module of your own, which is copied and not changed.
         out: the run folder; nothing is saved when not given.
+        resume: continue the same run in `out`, where there is one.
         preset: options by the name of a preset; what is given here beats them.
         config: a YAML file of options; beats the preset.
         options: the dotted ones: {"fit.lr": 0.1, "method.lam": 10, "stream.seed": 3}.
         setting: `device`, `threads`, `bf16`, `exam_rows`, `exam_examples`, `fresh`.
 
     Returns:
-        a `Result`, or a list of them where `seeds` is given (here or in a file).
+        a `Result`, or a list of them where `seeds` is given, or more than one in a file.
 
     Raises:
         Refused: with what is wrong and what to do.
     """
+    for name, value in {"stream": stream, "method": method}.items():
+        if not isinstance(value, (str, Path)):
+            raise Refused(f"{name} is {value!r}; give its name, as in perdure.run('permuted-digits', 'ewc')")
     module = net if isinstance(net, nn.Module) else None
     given = {
         "tasks": tasks,
@@ -232,11 +241,22 @@ def run(
         "scenario": scenario,
         "seed": seed,
         "seeds": seeds,
-        "net": net if module is None else type(module).__name__,
+        "net": net if module is None else own_net(module),
         "data_root": None if data_root is None else str(data_root),
         **setting,
     }
     given = {name: value for name, value in given.items() if value is not None} | dict(options or {})
-    experiment = plan(stream, method, given, preset, config)
-    results = execute(experiment, None if out is None else Path(out), net=module)
+    plain = {name: _plain(value) for name, value in given.items()}
+    experiment, folder = plan(str(stream), str(method), plain, preset, config), None if out is None else Path(out)
+    begun = resume and folder is not None and (folder / "experiment.json").exists()
+    if begun and folder is not None and (found := recorded(folder)) != experiment:
+        raise Refused(f"{folder} holds another run, which was begun by: {command(found)}")
+    results = execute(experiment, folder, resume=begun, net=module)
     return results[0] if seeds is None and len(results) == 1 else results
+
+
+def _plain(value: Any) -> Any:
+    """A value as options are written: a number of numpy's is Python's, a scenario or a path its name."""
+    if isinstance(value, Enum):
+        return value.value
+    return value.item() if isinstance(value, np.generic) else str(value) if isinstance(value, Path) else value

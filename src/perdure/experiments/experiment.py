@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 from perdure.contract import Refused, unknown
 from perdure.experiments import presets
@@ -105,8 +109,21 @@ def plan(
     return Experiment(stream, method, **general, seeds=seeds_of(**seeds), options=dotted, setting=Setting(**setting))
 
 
+def own_net(net: nn.Module) -> str:
+    """What a net of the user's own is called: its class, and a hash of its layers and the shapes of its tensors."""
+    shapes = [(name, None if is_lazy(tensor) else tuple(tensor.shape)) for name, tensor in net.state_dict().items()]
+    return f"{type(net).__name__}@{hashlib.sha256(f'{net!r} {shapes}'.encode()).hexdigest()[:8]}"
+
+
+def is_own(net: str) -> bool:
+    """Whether that is the name of a net of the user's own."""
+    return "@" in net
+
+
 def command(experiment: Experiment) -> str:
-    """The command line that runs an experiment."""
+    """The command line that runs an experiment; for a net of the user's own, the call of Python."""
+    if is_own(experiment.net):
+        return _call(experiment)
     words = ["perdure", "run", experiment.stream, experiment.method]
     plain = asdict(experiment) | asdict(experiment.setting)
     for item in (*fields(Experiment), *fields(Setting)):
@@ -121,6 +138,19 @@ def command(experiment: Experiment) -> str:
     for name, value in experiment.options.items():
         words += [flag(name), _word(value)]
     return shlex.join(words)
+
+
+def _call(experiment: Experiment) -> str:
+    """The call of `perdure.run` that runs an experiment on a net of the user's own."""
+    plain = {item.name: getattr(experiment, item.name) for item in fields(Experiment)}
+    plain |= {item.name: getattr(experiment.setting, item.name) for item in fields(Setting)}
+    defaults = {item.name: item.default for item in (*fields(Experiment), *fields(Setting))}
+    seeds = plain.pop("seeds")
+    several = {"seeds": len(seeds)} if len(seeds) > 1 else {"seed": seeds[0]} if seeds != (0,) else {}
+    told = {name: value for name, value in plain.items() if name not in ("stream", "method", "net", "setting")}
+    given = {name: value for name, value in told.items() if value != defaults[name] and value != {}} | several
+    words = [repr(experiment.stream), repr(experiment.method), "net=net"]
+    return f"perdure.run({', '.join([*words, *(f'{name}={value!r}' for name, value in given.items())])})"
 
 
 def _word(value: Any) -> str:
