@@ -616,10 +616,26 @@ def test_exams_of_ones_own_judge_what_is_not_stored(make: Make) -> None:
     assert learner.check({"zero": own}).problems == ()
     learner.promote(report)
     assert learner.check({"zero": own}).problems == ()  # as it was found when that version was made
+    learner.rollback(1)
+    assert learner.check({"zero": own}).problems == ()  # and not as it was found when a later one was made
     with pytest.raises(Refused, match="unknown task 'zerro'"):
         learner.check({"zerro": own})
     with pytest.raises(Refused, match="ask labels that were learned"):
         learner.check({"zero": blobs(7)})
+
+
+def test_an_exam_that_is_brought_for_the_task_that_is_learned_again_is_asked_before_and_after(make: Make) -> None:
+    learner = make(method="finetune", store_no_data=True, options={"fit.lr": 1e-2})
+    own = blobs(0, n=40, seed=5)
+    learner.learn(blobs(0), "zero")
+    wrong = (own[0], own[1][::-1])
+    for exam, right in ((own, 1.0), (wrong, 0.0)):
+        report = learner.learn(blobs(0, seed=1), "zero", exams={"zero": exam})
+        assert (report.asked, report.verdict) == (52, "promoted")
+        assert report.accuracy == pytest.approx((40 * right + 12) / 52)
+    report = learner.learn((blobs(0)[0], blobs(0)[1][::-1]), "zero", validation=0, exams={"zero": own})
+    assert report.reasons[0].startswith("zero fell from 100.0% to ")
+    assert all(not task.exam for task in learner.version.tasks.values())
 
 
 def test_a_stored_exam_is_not_replaced_by_one_that_is_brought(two: Learner) -> None:

@@ -29,6 +29,7 @@ from perdure.contract import Refused, Scenario, unknown
 from perdure.learner import Change, Entry, Explanation, Learner, Policy, Report
 from perdure.learner.intake import read
 from perdure.learner.intake.given import listed
+from perdure.learner.ledger import makers
 from perdure.learner.settings import Settings
 from perdure.options import FIT, Part, described, flag, known_failure, method_class, of_method, typed
 from perdure.report.table import size
@@ -243,8 +244,8 @@ def _check(given: Given, console: Console) -> int:
 def _history(given: Given, console: Console) -> int:
     """Shows everything that was ever done, the newest last."""
     entries = _opened(given).history()
-    made = _made(entries)
-    head = made[entries[0].version]
+    numbers = {version: entry.number for version, entry in makers(entries).items()}
+    head = numbers[entries[0].version]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     for title in ("", "when (UTC)", "what", "task", "accuracy", "bytes", ""):
         table.add_column(title, justify="right" if title in ("", "accuracy", "bytes") else "left", no_wrap=True)
@@ -257,17 +258,8 @@ def _history(given: Given, console: Console) -> int:
         table.add_row(str(entry.number), when, _event(entry), task, accuracy, nbytes, now)
     console.print(table)
     if "json" in given:
-        print(json.dumps({"head": head, "versions": _versions(entries, made)}))
+        print(json.dumps({"head": head, "versions": _versions(entries, numbers)}))
     return 0
-
-
-def _made(entries: Sequence[Entry]) -> dict[str, int]:
-    """The number of the entry that made each version, by the version's name."""
-    made = dict[str, int]()
-    for entry in reversed(entries):
-        for version in filter(None, (entry.version, entry.candidate)):
-            made.setdefault(version, entry.number)
-    return made
 
 
 def _event(entry: Entry) -> str:
@@ -282,13 +274,13 @@ def _printed(text: str) -> str:
     return escape(text if text.isprintable() else repr(text))
 
 
-def _versions(entries: Sequence[Entry], made: Mapping[str, int]) -> list[dict[str, Any]]:
+def _versions(entries: Sequence[Entry], numbers: Mapping[str, int]) -> list[dict[str, Any]]:
     """Every version that was made, oldest first, with the one that it was made from and all that was found."""
     by_number = {entry.number: entry for entry in entries}
     out = []
-    for number in sorted(made.values()):
+    for number in sorted(numbers.values()):
         entry = by_number[number]
-        parent = made[by_number[number - 1].version] if number else None
+        parent = numbers[by_number[number - 1].version] if number else None
         verdict = entry.report.get("verdict", entry.event)
         said = {"version": number, "name": entry.report.get("task", ""), "verdict": verdict, "parent": parent}
         out.append(said | {"when": entry.when, "software": entry.software, "report": entry.report})

@@ -20,7 +20,7 @@ from perdure.data import blocks
 from perdure.fold import Setting
 from perdure.learner.archive import Archive
 from perdure.learner.intake import Array, Given, aligned, read
-from perdure.learner.ledger import HEAD, Entry, Ledger, numbered_entry, older
+from perdure.learner.ledger import HEAD, Entry, Ledger, lineage, numbered_entry, older
 from perdure.learner.loaded import Loaded, check_size, load
 from perdure.learner.novelty import Relation, doubt, fits, relation
 from perdure.learner.policy import Change, Policy, changes, objections
@@ -435,9 +435,7 @@ class Learner:
     def _since(self, rights: Mapping[str, Array]) -> dict[str, Change]:
         """What happened to tasks since an exam of theirs was last asked, as far as two accuracies tell."""
         out, entries = dict[str, Change](), list(self.ledger.entries()) if rights else []
-        for entry in entries:
-            if entry.candidate and entry.candidate != entries[0].version:
-                continue  # it never answered, or does not now
+        for entry in lineage(entries) if entries else ():
             for name in (rights.keys() & entry.report.get("row", {}).keys()) - out.keys():
                 before, now = float(entry.report["row"][name]), float(rights[name].mean())
                 out[name] = Change(before, now, max(0.0, before - now), max(0.0, now - before), len(rights[name]))

@@ -195,6 +195,23 @@ def older(entries: Sequence[Entry]) -> Entry:
     return entries[_since(entries, at + 1)]
 
 
+def makers(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """The entry that made each version, by the version's name; the newest come first."""
+    out = dict[str, Entry]()
+    for entry in reversed(entries):
+        for version in (entry.version, entry.candidate or entry.version):
+            out.setdefault(version, entry)
+    return out
+
+
+def lineage(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The entry that made the version that answers, the one that made what that was made from, and so on."""
+    by = makers(entries)
+    yield (entry := by[entries[0].version])
+    while entry.number:
+        yield (entry := by[numbered_entry(entries, entry.number - 1).version])
+
+
 def _since(entries: Sequence[Entry], at: int) -> int:
     """The place of the entry since which the version at a place had answered without a break; the newest come first."""
     whose = (place for place in range(at, len(entries) - 1) if entries[place + 1].version != entries[at].version)

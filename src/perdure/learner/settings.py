@@ -42,7 +42,8 @@ class Settings:
         size: pixels a side to which images are brought.
         ids: exams say which task an input is of, as those who ask then must.
         seed: of everything random.
-        store_no_data: no example is ever written: exams are held back, asked and thrown away, or are your own.
+        store_no_data: no example is ever written: exams are held back, asked and thrown away, or are your own. A mean
+            of one example is that example: of a class with ncm, of a column where the first task has one.
         options: of the method and its fitting, by name: {"fit.steps": 500, "method.outputs": 50}.
     """
 

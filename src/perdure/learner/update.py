@@ -251,15 +251,15 @@ def updated(
     """Learns a lesson and asks all exams of its branch; writes the examples that are to be kept.
 
     Args:
-        brought: exams of tasks that have none stored.
+        brought: exams of tasks that have none stored; that of the learned one is asked before what is new.
     """
     state, begun = first_state(method, lesson.branch, settings.seed, device), time.perf_counter()
     state, taught = learned(method, state, lesson, key), time.perf_counter()
     branch, known = lesson.branch._replace(state=state), lesson.known
-    ready, exam = method.ready(state), lesson.exam
+    ready, exam, first = method.ready(state), lesson.exam, brought.get(known.name, lesson.exam.pick(torch.arange(0)))
     answered(method, ready, branch, torch.zeros(1, *branch.signature.shape, device=device), None)  # as whoever opens it
-    given = ask(method, ready, branch, exam, known.id)
-    own = given if settings.ids else ask(method, ready, branch, exam, None)
+    given = ask(method, ready, branch, first.join(exam), known.id)
+    own = given if settings.ids else ask(method, ready, branch, first.join(exam), None)
     others = examined(method, blobs, branch, settings.ids, brought, known.name)
     done = time.perf_counter()
 
@@ -270,7 +270,7 @@ def updated(
     tasks = (*branch.tasks[:place], known, *branch.tasks[place + 1 :])
     branch = branch._replace(tasks=tasks, following=max(branch.following, known.index + 1))
     return Outcome(
-        judged(branch, others | {known.name: own.pick(rows)}),
+        judged(branch, others | {known.name: own.pick(len(first.y) + rows)}),
         {name: found.right for name, found in (others | {known.name: own}).items()},
         float(given.right.mean()) if len(given.right) else None,
         taught - begun,
