@@ -83,6 +83,33 @@ def test_tensors_and_lists_will_do():
     assert torch.equal(stream[1].examples.labels, from_arrays(**content)[1].examples.labels)
 
 
+def test_tensors_of_a_graph_and_of_half_precision_will_do():
+    content = mine(task=np.repeat([0, 1, 2], 10))
+    plain = from_arrays(**content)
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        stream = from_arrays(torch.tensor(content["X"], dtype=kind, requires_grad=True), content["y"], content["task"])
+        x = stream[1].examples.raw(torch.arange(8))
+        assert (x.dtype, x.requires_grad) == (torch.float32, False)
+        assert torch.equal(x, plain[1].examples.raw(torch.arange(8)))
+
+
+def test_negative_labels_are_numbered_in_sorted_order():
+    stream = from_arrays(**mine(y=np.arange(30) % 2 * 2 - 1, task=np.repeat([0, -1, 1], 10)))
+    assert stream.labels.tolist() == [0, 1]
+    assert [task.examples.labels.tolist() for task in stream] == [[r % 2 for r in rows(t.examples)] for t in stream]
+    asked = from_arrays(**mine(y=np.arange(30) % 2 * 2 - 1), **{**TEST, "y_test": np.array([-1, 1, 1])}).exams
+    assert [exam.examples.labels.tolist() for exam in asked] == [[1], [1], [0]]
+
+
+@pytest.mark.parametrize(("word", "scenario"), [("gg", Scenario.GG), ("class", Scenario.GNU)])
+def test_a_scenario_may_be_named(word, scenario):
+    stream = from_arrays(**mine(y=np.arange(30) % 2), scenario=word)
+    assert stream.scenario is scenario
+    assert torch.equal(stream[1].id.classes, from_arrays(**mine(y=np.arange(30) % 2), scenario=scenario)[1].id.classes)
+    with pytest.raises(Refused, match="unknown scenario 'gns1'; did you mean gns"):
+        from_arrays(**mine(), scenario="gns1")
+
+
 def test_the_scale_never_sees_the_exam():
     X = np.zeros((30, 2), np.uint8)
     exam = {"X_test": np.full((3, 2), 200, np.uint8), "y_test": TEST["y_test"], "task_test": TEST["task_test"]}
@@ -105,7 +132,8 @@ def test_the_first_tasks_may_be_asked_for(tmp_path):
         ({"X": np.r_[np.zeros((29, 2)), [[0, np.inf]]]}, "X holds NaN or infinite numbers, first in row 29"),
         ({"X": np.zeros((29, 2))}, "X has 29, y has 30, task has 30 examples; they must be as many"),
         ({"task": np.zeros(31, int)}, "X has 30, y has 30, task has 31 examples; they must be as many"),
-        ({"y": np.arange(30) - 1}, "y holds the label -1; labels must not be negative"),
+        ({"X": [[1.0, 2.0]] * 29 + [[1.0]]}, "X is no array (setting an array element with a sequence."),
+        ({"y": [[1], [1, 2]] * 15}, "y is no array (setting an array element with a sequence."),
         ({"y": np.arange(30) + 0.5}, "y holds labels that are not whole numbers; labels are integers or strings"),
         ({"y": np.full(30, np.nan)}, "y holds labels that are not whole numbers"),
         ({"y": np.zeros((30, 1))}, "y has shape (30, 1); it needs one label for each example, (N,)"),

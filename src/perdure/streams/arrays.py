@@ -21,7 +21,7 @@ def arrays(
     path: str | Path,
     tasks: int | None = None,
     seed: int = 0,
-    scenario: Scenario | None = None,
+    scenario: Scenario | str | None = None,
     *,
     scale: Scaling = "unit",
     chunk: int = CHUNK,
@@ -34,7 +34,8 @@ def arrays(
     the file has test arrays.
 
     Args:
-        path: X (N, ...) numbers; y (N,) and task (N,) integers or strings. Strings in y are numbered in sorted order.
+        path: X (N, ...) numbers; y (N,) and task (N,) integers or strings. Strings in y are numbered in sorted order,
+            and so are all labels where one is negative.
         tasks: the first so many tasks; all of them when not given.
         seed: decides which fifth is asked.
         scenario: when not given gns if all tasks have the same labels, gnu if no two share any, gg otherwise.
@@ -70,7 +71,7 @@ def from_arrays(
     name: str = "arrays",
     tasks: int | None = None,
     seed: int = 0,
-    scenario: Scenario | None = None,
+    scenario: Scenario | str | None = None,
     scale: Scaling = "unit",
     chunk: int = CHUNK,
     passes: int = 1,
@@ -83,7 +84,8 @@ def from_arrays(
     """
     x, y, task = _checked("", X, y, task)
     known, places = np.unique(y, return_inverse=True)
-    values = torch.from_numpy(np.arange(len(known)) if known.dtype.kind == "U" else known)
+    numbered = known.dtype.kind == "U" or known.min(initial=0) < 0
+    values = torch.from_numpy(np.arange(len(known)) if numbered else known)
     names, first = np.unique(task, return_index=True)
     labels, learned = values[places], _rows("task", task, names, first)
 
@@ -125,10 +127,22 @@ def from_arrays(
 
 def _checked(suffix: str, X: Any, y: Any, task: Any) -> tuple[Tensor, Array, Array]:
     """Inputs, labels and tasks, each checked, and all of one length."""
-    x = inputs(f"X{suffix}", np.asarray(X))
-    y, task = numbers(f"y{suffix}", np.asarray(y)), numbers(f"task{suffix}", np.asarray(task))
+    x = inputs(f"X{suffix}", _array(f"X{suffix}", X))
+    y = numbers(f"y{suffix}", _array(f"y{suffix}", y), signed=True)
+    task = numbers(f"task{suffix}", _array(f"task{suffix}", task), signed=True)
     same_length(**{f"X{suffix}": x, f"y{suffix}": y, f"task{suffix}": task})
     return x, y, task
+
+
+def _array(name: str, content: Any) -> Array:
+    """What was given, as an array: a tensor without its gradients, and one of half precision as float32."""
+    try:
+        if isinstance(content, Tensor):
+            content = content.detach().cpu()
+            content = content.float() if content.dtype == torch.bfloat16 else content
+        return np.asarray(content)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise Refused(f"{name} is no array ({error}); give rows of equal length") from error
 
 
 def _rows(name: str, task: Array, known: Array, first: Array) -> list[Tensor]:

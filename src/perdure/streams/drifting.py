@@ -31,7 +31,7 @@ def drifting(
     base: Base,
     tasks: int = 5,
     seed: int = 0,
-    scenario: Scenario | None = None,
+    scenario: Scenario | str | None = None,
     *,
     span: float = 180.0,
     batch: int = 128,

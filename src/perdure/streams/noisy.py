@@ -43,7 +43,7 @@ def noisy(
     base: Base,
     tasks: int = 2,
     seed: int = 0,
-    scenario: Scenario | None = None,
+    scenario: Scenario | str | None = None,
     *,
     noise: float = 0.7,
     order: Order = "noisy-clean",

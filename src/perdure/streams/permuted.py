@@ -45,7 +45,7 @@ def permuted(
     base: Base,
     tasks: int = 5,
     seed: int = 0,
-    scenario: Scenario | None = None,
+    scenario: Scenario | str | None = None,
     *,
     centre: int | None = None,
     identity_first: bool = False,

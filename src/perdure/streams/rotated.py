@@ -83,7 +83,7 @@ def rotated(
     base: Base,
     tasks: int = 5,
     seed: int = 0,
-    scenario: Scenario | None = None,
+    scenario: Scenario | str | None = None,
     *,
     angles: str = "evenly",
     step: float | None = None,

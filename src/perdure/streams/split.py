@@ -28,7 +28,7 @@ def split(
     base: Base,
     tasks: int = 5,
     seed: int = 0,
-    scenario: Scenario | None = None,
+    scenario: Scenario | str | None = None,
     *,
     class_order: str = "seed",
     scale: Scaling = "unit",

@@ -171,7 +171,7 @@ def alike(classes: Sequence[Tensor]) -> bool:
 
 def assemble(
     name: str,
-    scenario: Scenario,
+    scenario: Scenario | str,
     lessons: Sequence[Lesson],
     seed: int,
     *,
@@ -183,6 +183,7 @@ def assemble(
     """The stream of some lessons under a scenario.
 
     Args:
+        scenario: or its letters, or its name.
         seed: decides which `examples_per_task` are drawn and how the flow of NNS is shuffled.
         chunk: examples a chunk of the flow (NNS).
         passes: how often each task comes in the flow (NNS), each time shuffled anew unless `ordered`.
@@ -191,6 +192,7 @@ def assemble(
     Raises:
         Refused: no task, an option that means nothing here, or labels with which the scenario is void.
     """
+    scenario = parse_scenario(scenario) if isinstance(scenario, str) else scenario
     at_least_one(tasks=len(lessons), chunk=chunk, passes=passes)
     free = scenario is Scenario.NNS
     for option, value, default in (("chunk", chunk, CHUNK), ("passes", passes, 1)):
