@@ -73,6 +73,8 @@ def test_the_kind_of_number_is_part_of_the_signature(x, kind, dtype):
         (WORDS.tolist(), WORDS),
         (WORDS.astype("S"), WORDS),
         (WORDS.astype(">U9"), WORDS),
+        (WORDS.astype(object), WORDS),
+        (np.ma.array(Y), Y),
         (["Grünfink", "赤"] * 3, np.array(["Grünfink", "赤"] * 3)),
     ],
 )
@@ -80,6 +82,14 @@ def test_labels_are_integers_or_strings(y, as_read):
     found = read((X, y)).y
     assert found.dtype.kind == as_read.dtype.kind
     assert found.tolist() == as_read.tolist()
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="numpy is older than 2")
+def test_labels_may_be_numpys_strings_of_any_length():
+    assert read((X, WORDS.astype(np.dtypes.StringDType()))).y.tolist() == WORDS.tolist()
+    missing = np.array([*WORDS[1:], np.nan], np.dtypes.StringDType(na_object=np.nan))
+    with pytest.raises(Refused, match="labels are integers or strings"):
+        read((X, missing))
 
 
 @pytest.mark.parametrize("last", [1, 3, 4])
@@ -196,7 +206,14 @@ def test_a_signature_says_what_it_is():
         ((X, np.full(6, 2**63, np.uint64)), "y holds the label 9223372036854775808; labels go up to"),
         ((X, np.full(6, 1e30)), "y holds the label 1000000000000000019884624838656; labels go up to"),
         ((X, Y[:, None]), "y has shape (6, 1); it needs one label for each example, (N,)"),
-        ((X, WORDS.astype(object)), "y holds object; labels are integers or strings"),
+        ((X, np.array([1, *WORDS[1:]], object)), "y holds object; labels are integers or strings"),
+        ((X, np.array([np.nan, *WORDS[1:]], object)), "y holds object; labels are integers or strings"),
+        ((X, [*WORDS[1:], np.nan]), "y holds nan among strings; give all as strings, and drop what is missing"),
+        ((X, [*WORDS[1:], 1]), "y holds 1 among strings"),
+        ((X, [*WORDS[1:], True]), "y holds True among strings"),
+        ((X, np.array([*WORDS[1:], np.nan])), "y holds the label nan, which says that it is missing; drop such"),
+        ((X, np.ma.array(Y, mask=Y == 1)), "y has masked values; fill or drop them"),
+        ((np.ma.array(X, mask=X > 5), Y), "X has masked values; fill or drop them"),
         ((X, [None, *Y[1:]]), "y holds object"),
         ((X, ["", *WORDS[1:]]), "y holds an empty label; drop such examples, or give them one"),
         ((X, ["  ", *WORDS[1:]]), "y holds an empty label"),

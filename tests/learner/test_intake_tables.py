@@ -139,7 +139,7 @@ def test_a_signature_is_aligned_by_name(table):
         ("label\n1\n", "{} has no columns but that of labels; it needs numbers to learn from"),
         ("a,label\n", "{} has no row below the names of its columns; give at least one example"),
         ("a,label\n1,\n", "{}, column label, holds an empty label; drop such examples, or give them one"),
-        ("a,label\n1,2\n2,NaN\n", "holds the label nan, which says that it is missing; drop such rows"),
+        ("a,label\n1,2\n2,NaN\n", "holds the label NaN, which says that it is missing; drop such rows"),
         (
             "a,label\n1,2\n2,2.5\n",
             "holds numbers with a fraction, and perdure's learner learns classes; a number to be",

@@ -134,7 +134,7 @@ def converted(name: str, x: Array, rows: Array | None = None) -> Tensor:
 
 
 def numbers(name: str, y: Array, signed: bool = False) -> Array:
-    """Labels (N,): integers, or strings as they are.
+    """Labels (N,): integers, or strings as they are, also in an array of objects, which only memory can hold.
 
     Args:
         signed: integers may be negative.
@@ -142,6 +142,8 @@ def numbers(name: str, y: Array, signed: bool = False) -> Array:
     Raises:
         Refused: labels of another shape or kind, negative, too large, or with a fraction.
     """
+    if y.dtype.kind in "OT" and all(isinstance(word, str) for word in y.flat):
+        y = np.array(y.tolist(), str)
     if y.dtype.kind not in "biufUS":
         raise Refused(f"{name} holds {y.dtype}; labels are integers or strings")
     if y.ndim != 1:

@@ -116,9 +116,16 @@ def as_array(name: str, value: Any) -> Array:
         if isinstance(value, Tensor):
             value = value.detach().cpu()
             value = value.float() if value.dtype == torch.bfloat16 else value
-        return np.asarray(value)
+        array = np.asarray(value)
     except (OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise Refused(f"{name} is no array ({error}); give rows of equal length") from error
+    if np.ma.is_masked(value):
+        raise Refused(f"{name} has masked values; fill or drop them")
+    if isinstance(value, (list, tuple)) and array.dtype.kind in "US" and array.ndim == 1:
+        for other in value:
+            if not isinstance(other, (str, bytes)):
+                raise Refused(f"{name} holds {other!r} among strings; give all as strings, and drop what is missing")
+    return array
 
 
 def _given(name: str, x: Tensor | Rows | Items, y: Any, of_y: str = "y") -> Given:

@@ -59,8 +59,15 @@ def labels(name: str, y: Array) -> Array:
         if np.char.str_len(y).max(initial=0) > LONGEST:
             raise Refused(f"{name} holds a label of more than {LONGEST} characters; give it a shorter one")
         for word in np.unique(y).tolist():
+            check_there(name, word)
             check_label(name, word)
     return y
+
+
+def check_there(name: str, word: str) -> None:
+    """Refuses the string that numpy and pandas make of a missing value."""
+    if word.casefold() == "nan":
+        raise Refused(f"{name} holds the label {word}, which says that it is missing; drop such rows")
 
 
 def check_label(name: str, word: str) -> None:

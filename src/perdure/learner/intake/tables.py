@@ -21,6 +21,7 @@ from perdure.learner.intake.given import (
     Given,
     Signature,
     check_label,
+    check_there,
     labels,
     listed,
     regression,
@@ -146,8 +147,8 @@ def _is_number(text: str) -> bool:
 
 def _labels(name: str, words: Sequence[str], numbers: Array) -> Array:
     """Labels (N,) from distinct words and the number of each row's; integers where all words are whole numbers."""
-    if "nan" in map(str.casefold, words):
-        raise Refused(f"{name} holds the label nan, which says that it is missing; drop such rows")
+    for word in words:
+        check_there(name, word)
     if all(map(WHOLE.fullmatch, words)):
         return labels(name, np.array([int(word.partition(".")[0]) for word in words], np.int64)[numbers])
     if all(map(_is_number, words)) and any(float(word) % 1 for word in words):
