@@ -44,6 +44,17 @@ def test_parquet_is_read_as_csv_is(tmp_path, monkeypatch, label, as_read):
         assert (unlabelled.signature, unlabelled.y) == (given.signature, None)
 
 
+def test_the_index_of_pandas_is_no_column(tmp_path):
+    path = stored(tmp_path / "plants.parquet", a=[1, 2], y=["b", "c"], __index_level_0__=[7, 9])
+    assert read(path).signature.columns == read(path, labelled=False).signature.columns == ("a",)
+
+
+def test_of_a_parquet_file_to_be_asked_only_what_is_wanted_is_read(tmp_path):
+    path = stored(tmp_path / "plants.parquet", a=[1, 2], note=["oops", "no"], y=[3, 4])
+    given = read(path, labelled=False, wanted={"y", "a"})
+    assert (given.signature.columns, given.x.tolist()) == (("a", "y"), [[1, 3], [2, 4]])
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

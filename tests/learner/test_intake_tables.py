@@ -79,6 +79,15 @@ def test_a_table_to_be_asked_needs_no_label_and_may_have_one_of_any_name(table):
         assert read(path, label=label, labelled=False).signature.columns == ("a", "b")
 
 
+def test_of_a_table_to_be_asked_only_what_is_wanted_is_read(table):
+    path = table("a,note,y,b,label\n1,oops,2,3,rose\n")
+    given = read(path, labelled=False, wanted={"b", "y", "c"})
+    assert (given.signature.columns, given.x.tolist()) == (("y", "b"), [[2, 3]])
+    assert read(path, label="y", labelled=False, wanted={"b", "y"}).signature.columns == ("b",)
+    with pytest.raises(Refused, match="column note: 'oops' is no finite number"):
+        read(path, labelled=False, wanted={"c"})
+
+
 @pytest.mark.parametrize(
     ("words", "as_read"),
     [

@@ -276,6 +276,18 @@ def test_what_could_not_be_opened_again_is_never_named(make: Make, monkeypatch: 
     assert [entry.event for entry in learner.history()] == [entry.event for entry in head] == ["created"]
 
 
+def test_a_table_is_asked_by_the_columns_that_were_learned(make: Make, tmp_path: Path) -> None:
+    """Also where one is called as labels are, and where others hold no numbers."""
+    x = blobs(0, d=2)[0].astype(str)
+    for name, columns in {"taught": [*x.T, Y], "asked": x.T, "more": [Y, *x.T]}.items():
+        title = {"taught": "x,y,label", "asked": "x,y", "more": "note,x,y"}[name]
+        np.savetxt(tmp_path / f"{name}.csv", np.column_stack(columns), "%s", ",", header=title, comments="")
+    learner = make()
+    learner.learn(tmp_path / "taught.csv", "zero")
+    said = [learner.predict(tmp_path / f"{name}.csv").tolist() for name in ("taught", "asked", "more")]
+    assert said[0] == said[1] == said[2]
+
+
 def test_inputs_of_another_kind_have_a_state_of_their_own(two: Learner) -> None:
     before = answers(two)
     state = two.version.branches[0].state

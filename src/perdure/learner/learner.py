@@ -380,8 +380,8 @@ class Learner:
 
     # what stands behind the verbs
 
-    def _given(self, data: Any, label: str | None, labelled: bool = True) -> Given:
-        return read(data, label=label, size=self.settings.size, labelled=labelled)
+    def _given(self, data: Any, label: str | None) -> Given:
+        return read(data, label=label, size=self.settings.size)
 
     def _asked(self, validation: Any, label: str | None) -> float | Given:
         """What an exam is to be made of."""
@@ -395,8 +395,9 @@ class Learner:
         self, data: Any, task: str | None, label: str | None, say: Callable[[Branch, Answer], tuple[Tensor, ...]]
     ) -> tuple[Branch, list[Array]]:
         """The branch that answers for inputs, and all that is said of its answers, joined."""
-        given = self._given(data, label, labelled=False)
         now = self._load()
+        known = {name for branch in now.version.branches for name in branch.signature.columns}
+        given = read(data, label=label, size=self.settings.size, labelled=False, wanted=known)
         place = self._place(now, given, task)
         branch, method = now.version.branches[place], now.methods[place]
         given = aligned(given, branch.signature)

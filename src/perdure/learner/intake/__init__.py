@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ __all__ = ["Array", "Given", "Kind", "Signature", "aligned", "read"]
 TABLES = {".csv": from_csv, ".tsv": from_csv, ".parquet": from_parquet}
 
 
-def read(data: Any, *, label: str | None = None, size: int | None = None, labelled: bool = True) -> Given:
+def read(
+    data: Any,
+    *,
+    label: str | None = None,
+    size: int | None = None,
+    labelled: bool = True,
+    wanted: Set[str] = frozenset(),
+) -> Given:
     """Checked inputs and labels from what a user has.
 
     Labels are integers or strings. Images whose channels come last are turned; those of a folder are resized as
@@ -35,6 +43,7 @@ def read(data: Any, *, label: str | None = None, size: int | None = None, labell
         label: the column of labels in a table; when not given the first of label, y, target, class that there is.
         size: pixels a side, of images from files; 64 when not given.
         labelled: whether labels are needed; otherwise none are read, and a column of labels is left out.
+        wanted: names of columns: of a table without labels that has any of them no other is read.
 
     Raises:
         Refused: the data cannot be used; says what is wrong with it and what to do.
@@ -43,7 +52,7 @@ def read(data: Any, *, label: str | None = None, size: int | None = None, labell
     if label is not None and not (path and path.suffix.lower() in TABLES):
         raise Refused(f"label {label!r} names a column, which only tables have; leave it out, or give a table")
     if path:
-        return _from_path(path, label, size, labelled)
+        return _from_path(path, label, size, labelled, wanted)
     match data:
         case (str() | os.PathLike() as x, str() | os.PathLike() as y) if isinstance(data, tuple):
             return from_npy(Path(x), Path(y) if labelled else None)
@@ -59,14 +68,14 @@ def read(data: Any, *, label: str | None = None, size: int | None = None, labell
     return in_memory(data, None)
 
 
-def _from_path(path: Path, label: str | None, size: int | None, labelled: bool) -> Given:
+def _from_path(path: Path, label: str | None, size: int | None, labelled: bool, wanted: Set[str]) -> Given:
     if path.is_dir():
         return from_folder(path, size, labelled)
     if not path.is_file():
         raise Refused(f"there is no file {path}; check the path")
     kind = path.suffix.lower()
     if kind in TABLES:
-        return TABLES[kind](path, label, labelled)
+        return TABLES[kind](path, label, labelled, wanted)
     if kind == ".npz":
         return from_npz(path, labelled)
     if kind == ".npy":

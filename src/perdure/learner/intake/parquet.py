@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import numpy as np
 from perdure.contract import Refused
 from perdure.datasets.npz import Array
 from perdure.learner.intake.given import Given, labels
-from perdure.learner.intake.tables import CELLS, LARGEST, label_place, table, worded
+from perdure.learner.intake.tables import CELLS, LARGEST, placed, table, worded
+
+INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls the numbers of its rows
 
 
-def from_parquet(path: Path, label: str | None, labelled: bool) -> Given:
-    """A Parquet file; as `from_csv`, but labels that are stored as strings stay strings.
+def from_parquet(path: Path, label: str | None, labelled: bool, wanted: Set[str] = frozenset()) -> Given:
+    """A Parquet file; as `from_csv`, but labels that are stored as strings stay strings, and pandas' index is left out.
 
     Raises:
         Refused: pyarrow is missing, the file is damaged or too large, or a column of it holds no numbers.
@@ -24,20 +28,20 @@ def from_parquet(path: Path, label: str | None, labelled: bool) -> Given:
     except ImportError as error:
         raise Refused(f"{path} needs pyarrow: pip install 'perdure[tables]', or save it as CSV") from error
     try:
-        return _read(path, parquet, label, labelled)
+        return _read(path, parquet, label, labelled, wanted)
     except Refused:
         raise
     except Exception as error:  # a damaged file fails in any way that Arrow knows
         raise Refused(f"{path} cannot be read ({error}); write it anew") from error
 
 
-def _read(path: Path, parquet: Any, label: str | None, labelled: bool) -> Given:
+def _read(path: Path, parquet: Any, label: str | None, labelled: bool, wanted: Set[str]) -> Given:
     from pyarrow import types
 
     schema = parquet.read_schema(path)
-    names = list(schema.names)
-    at = label_place(path, names, label, labelled)
-    columns = [name for place, name in enumerate(names) if place != at]
+    names = [name for name in schema.names if not INDEX.fullmatch(name)]
+    at, places = placed(path, names, label, labelled, wanted)
+    columns = [names[place] for place in places]
     for name in columns:
         kind = schema.field(name).type
         if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
@@ -52,8 +56,8 @@ def _read(path: Path, parquet: Any, label: str | None, labelled: bool) -> Given:
             )
         x, y, start = np.empty((n, len(columns)), np.float32), [], 0
         known: dict[str, int] = {}  # labels that are words, numbered as they come
-        wanted = columns if shown is None else [*columns, shown]
-        for batch in file.iter_batches(max(1, CELLS // len(names)), columns=wanted, use_threads=False):
+        taken = columns if shown is None else [*columns, shown]
+        for batch in file.iter_batches(max(1, CELLS // len(names)), columns=taken, use_threads=False):
             part = x[start : start + len(batch)]
             for place, name in enumerate(columns):
                 part[:, place] = _numbers(f"{path}, column {name}", batch.column(name), start)

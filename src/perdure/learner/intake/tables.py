@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import chain
 from pathlib import Path
 from typing import TextIO
@@ -52,7 +52,7 @@ def aligned(given: Given, signature: Signature) -> Given:
     return given._replace(signature=signature, x=given.x[:, [places[name] for name in signature.columns]])
 
 
-def from_csv(path: Path, label: str | None, labelled: bool) -> Given:
+def from_csv(path: Path, label: str | None, labelled: bool, wanted: Set[str] = frozenset()) -> Given:
     """A CSV file in UTF-8 whose first line names the columns, with commas, semicolons or tabs between.
 
     Labels that are all whole numbers are such; else all are strings, without blanks around them.
@@ -64,7 +64,7 @@ def from_csv(path: Path, label: str | None, labelled: bool) -> Given:
         raise Refused(f"{path} has {nbytes:,} bytes, and a CSV file at most {LARGEST:,}; save it as .npy")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _parsed(path, _lines(path, file), label, labelled)
+            return _parsed(path, _lines(path, file), label, labelled, wanted)
     except UnicodeDecodeError as error:
         raise Refused(f"{path} ({nbytes:,} bytes) is no text in UTF-8 ({error.reason}); save it as such") from error
     except csv.Error as error:
@@ -82,18 +82,18 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
         yield line
 
 
-def _parsed(path: Path, lines: Iterator[str], label: str | None, labelled: bool) -> Given:
+def _parsed(path: Path, lines: Iterator[str], label: str | None, labelled: bool, wanted: Set[str]) -> Given:
     head = next(lines, "")
     mark = max(",;\t", key=lambda mark: len(next(csv.reader([head[: csv.field_size_limit()]], delimiter=mark))))
     names = [name.strip() for name in next(csv.reader([head], delimiter=mark, strict=True))]
-    at = label_place(path, names, label, labelled)
-    columns = [name for place, name in enumerate(names) if place != at]
+    at, places = placed(path, names, label, labelled, wanted)
+    columns = [names[place] for place in places]
     step = max(1, CELLS // len(names))
     blocks: list[Array] = []
     words: dict[str, int] = {}  # labels, numbered as they come
     numbers: list[int] = []
     rows: list[list[str]] = []
-    places: list[int] = []  # the line of each row
+    numbered: list[int] = []  # the line of each row
     reader = csv.reader(lines, delimiter=mark, strict=True)
     for row in reader:
         if not row:
@@ -102,13 +102,13 @@ def _parsed(path: Path, lines: Iterator[str], label: str | None, labelled: bool)
             of = f"{len(row)} fields, and the first line names {len(names)} columns"
             raise Refused(f"{path}, line {reader.line_num + 1}: {of}; mend that line")
         if at is not None:
-            numbers.append(words.setdefault(row.pop(at).strip(), len(words)))
-        rows.append(row)
-        places.append(reader.line_num + 1)
+            numbers.append(words.setdefault(row[at].strip(), len(words)))
+        rows.append([row[place] for place in places])
+        numbered.append(reader.line_num + 1)
         if len(rows) == step:
-            blocks.append(_block(path, columns, rows, places))
-            rows, places = [], []
-    blocks.append(_block(path, columns, rows, places))
+            blocks.append(_block(path, columns, rows, numbered))
+            rows, numbered = [], []
+    blocks.append(_block(path, columns, rows, numbered))
     codes = np.array(numbers, np.int64)
     y = _labels(f"{path}, column {names[at]},", list(words), codes) if labelled and at is not None else None
     return table(path, columns, np.concatenate(blocks), y)
@@ -156,8 +156,12 @@ def _labels(name: str, words: Sequence[str], numbers: Array) -> Array:
     return worded(name, words, numbers)
 
 
-def label_place(path: Path, names: Sequence[str], label: str | None, labelled: bool) -> int | None:
-    """The place of the column of labels among the names of all; None where there is none, and none is needed.
+def placed(
+    path: Path, names: Sequence[str], label: str | None, labelled: bool, wanted: Set[str]
+) -> tuple[int | None, list[int]]:
+    """The places of the column of labels (None where there is none, and none is needed) and of those that are read.
+
+    These are all others; of a table without labels that has any that are wanted, those alone.
 
     Raises:
         Refused: it is not there, the names cannot be told apart, or there is no other column.
@@ -173,13 +177,15 @@ def label_place(path: Path, names: Sequence[str], label: str | None, labelled: b
     if len(distinct := Counter(names)) < len(names):
         twice = distinct.most_common(1)[0][0]
         raise Refused(f"{path} has two columns called {twice}; give every column a name of its own")
+    if not labelled and (places := [place for place, name in enumerate(names) if name in wanted and name != label]):
+        return None, places
     wished = LABELS if label is None else (label,)
     if (found := next((name for name in wished if name in distinct), None)) is None and labelled:
         of = f"no column called {' or '.join(wished)}"
         raise Refused(f"{path} has {of}; name the one that holds the labels. It has {listed(names)}")
     if len(names) == (found is not None):
         raise Refused(f"{path} has no columns but that of labels; it needs numbers to learn from")
-    return None if found is None else names.index(found)
+    return None if found is None else names.index(found), [place for place, name in enumerate(names) if name != found]
 
 
 def worded(name: str, words: Sequence[str], numbers: Array) -> Array:
