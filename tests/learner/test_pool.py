@@ -75,6 +75,17 @@ def test_classes_that_the_new_lack_are_repeated_until_they_weigh_as_much() -> No
     assert weighed.x.unique().tolist() == list(range(6))
 
 
+def test_many_repeats_are_seen_and_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, new = pool(6, 2), Pool(torch.zeros(90, 2), torch.full((90,), 7))
+    made = kept.weighed(new)
+    monkeypatch.setattr("perdure.learner.pool.SMALL", 6 * 30 * 2 - 1)
+    seen = kept.weighed(new)
+    assert isinstance(made.x, torch.Tensor)
+    assert isinstance(seen.x, Joined)
+    assert torch.equal(new.join(seen).held().x, new.join(made).x)
+    assert torch.equal(seen.y, made.y)
+
+
 def test_stored_examples_come_back(tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     name, nbytes = Pool(Disk(pool(10).x), pool(10).y).write(blobs)

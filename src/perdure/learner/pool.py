@@ -76,14 +76,19 @@ class Pool(NamedTuple):
         return self.pick(torch.cat([order[:0], *drawn]).sort().values)
 
     def weighed(self, new: Pool) -> Pool:
-        """These, to be learned again beside new ones: classes that those lack are repeated to weigh as much."""
+        """These, to be learned again beside new ones: classes that those lack are repeated to weigh as much.
+
+        Where that is much, the repeats are seen and not made.
+        """
         mean = len(new.y) / max(1, len(new.y.unique()))
         rows = []
         for label in self.y.unique():
             own = (self.y == label).nonzero()[:, 0]
             times = 1 if bool((new.y == label).any()) else max(1, round(mean / len(own)))
             rows.append(own.repeat(times))
-        return self.pick(torch.cat([torch.arange(0), *rows]))
+        weighed = torch.cat([torch.arange(0), *rows])
+        much = len(weighed) * prod(self.x.shape[1:]) > SMALL
+        return Pool(Joined([self.x], weighed), self.y[weighed]) if much else self.pick(weighed)
 
     def held(self) -> Pool:
         """The same in memory."""
