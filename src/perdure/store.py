@@ -130,6 +130,11 @@ def parse(content: bytes, path: Path) -> Any:
         raise Refused(f"{path} cannot be read: {error}") from error
 
 
+def is_blob(name: str) -> bool:
+    """Whether a file of blobs is called so, or one that is being written."""
+    return re.fullmatch("[0-9a-f]{64}", name.removesuffix(ASIDE)) is not None
+
+
 class Blobs:
     """A folder of files named by the SHA-256 of their content."""
 

@@ -626,13 +626,16 @@ def test_a_lock_is_never_emptied(tmp_path: Path) -> None:
 
 def test_pruning_leaves_what_is_no_file_of_a_learner(stranger: tuple[Path, Path]) -> None:
     folder, secret = stranger
-    (folder / "blobs" / "link").symlink_to(secret)
+    (folder / "blobs" / "thesis.tex").write_text("years of work")
+    for name in ("0" * 64, f"{'1' * 64}.aside"):
+        (folder / "blobs" / name).symlink_to(secret / "file")
     (folder / "blobs" / "mine").mkdir()
     (folder / "blobs" / "mine" / "thesis.tex").write_text("years of work")
     before = files_in(secret)
     Learner(folder).prune()
     assert (folder / "blobs" / "mine" / "thesis.tex").exists()
-    assert not (folder / "blobs" / "link").is_symlink()
+    assert (folder / "blobs" / "thesis.tex").exists()
+    assert not any(path.is_symlink() for path in (folder / "blobs").iterdir())
     assert files_in(secret) == before
 
 

@@ -551,6 +551,10 @@ def test_a_folder_that_is_no_learner_is_refused(tmp_path: Path, make: Make) -> N
     (tmp_path / "taken" / "file").touch()
     with pytest.raises(Refused, match=r"holds other files \(file\)"):
         make("taken")
+    (tmp_path / "other" / "blobs").mkdir(parents=True)
+    (tmp_path / "other" / "blobs" / "thesis.tex").touch()
+    with pytest.raises(Refused, match=r"holds other files \(blobs/thesis\.tex\)"):
+        make("other")
     make("there")
     with pytest.raises(Refused, match="holds a learner; open it"):
         make("there")

@@ -31,7 +31,7 @@ from perdure.learner.update import Lesson, answered, examined, lesson, projected
 from perdure.learner.version import KINDS, NAME, Branch, Label, Version, is_name, numbered
 from perdure.options import method_class
 from perdure.rng import fold
-from perdure.store import ASIDE, locked, save_state
+from perdure.store import ASIDE, is_blob, locked, save_state
 from perdure.train import Progress, watching
 
 LOCK = "lock"
@@ -96,8 +96,10 @@ class Learner:
         except OSError as error:
             raise Refused(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
         ours = {LOCK, "blobs", HEAD, HEAD + ASIDE}  # what a creation that was killed may have left
-        if others := sorted(path.name for path in folder.iterdir() if path.name not in ours):
-            raise Refused(f"{folder} holds other files ({others[0]}); choose a new or an empty folder")
+        others = [path.name for path in folder.iterdir() if path.name not in ours]
+        others += [f"blobs/{path.name}" for path in folder.glob("blobs/*") if not is_blob(path.name)]
+        if others:
+            raise Refused(f"{folder} holds other files ({min(others)}); choose a new or an empty folder")
         with locked(folder / LOCK):
             if (folder / HEAD).exists():
                 raise Refused(f"{folder} holds a learner; open it, or choose another folder")

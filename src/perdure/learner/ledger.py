@@ -19,7 +19,7 @@ import torch
 from perdure import __version__
 from perdure.contract import Refused
 from perdure.learner.hints import fits, record
-from perdure.store import ASIDE, JSON, Blobs, parse, read, write
+from perdure.store import ASIDE, JSON, Blobs, is_blob, parse, read, write
 
 FORMAT = 1
 HEAD = "HEAD"
@@ -158,11 +158,11 @@ class Ledger:
         return Entry(**asdict(entry) | {"name": name})
 
     def sweep(self, needed: set[str]) -> int:
-        """Deletes every file but those, the entries' and the settings'; how many bytes that freed."""
+        """Deletes every file but those, the entries' and the settings', and what is not ours; the bytes that freed."""
         needed = needed.union(*({entry.name, entry.settings} for entry in self.entries()))
         freed = 0
         for path in self.blobs.folder.iterdir():
-            if path.name not in needed and (path.is_symlink() or not path.is_dir()):
+            if is_blob(path.name) and path.name not in needed and (path.is_symlink() or not path.is_dir()):
                 freed += path.lstat().st_size
                 path.unlink()
         (self.folder / (HEAD + ASIDE)).unlink(missing_ok=True)
