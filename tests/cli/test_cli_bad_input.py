@@ -101,7 +101,7 @@ MESSAGES = {
     "run --resume . --tasks 3": "--resume continues a run as it began; leave out --tasks",
     "list method": (
         "unknown kind of things 'method'; did you mean methods? "
-        "There are: methods, streams, experiments, presets, sweeps"
+        "There are: methods, streams, experiments, figures, presets, sweeps"
     ),
     "show": "name what to show; perdure list says what there is. See: perdure show --help",
     "show ewcc": (
@@ -126,7 +126,6 @@ X, Y, TASK = np.arange(160.0).reshape(40, 4), np.tile([0, 1], 20), np.repeat([0,
 ARRAYS = {
     "X holds NaN or infinite numbers, first in row 3; fill or drop such rows": {"X": np.where(X == 13, np.nan, X)},
     "X has 40, y has 39, task has 40 examples; they must be as many": {"y": Y[1:]},
-    "y holds the label -1; labels must not be negative": {"y": Y - 1},
     "y holds labels that are not whole numbers; labels are integers or strings": {"y": Y + 0.5},
 }
 
