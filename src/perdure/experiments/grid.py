@@ -111,14 +111,7 @@ def read(path: Path, smoke: bool = False) -> Sweep:
     for method, own in methods.items():
         values = {"threads": 1, "smoke": smoke} | presets.layered(own, common)
         lists = {name: value for name, value in values.items() if isinstance(value, list)}
-        if empty := [name for name, value in lists.items() if not value]:
-            raise Refused(f"{path}, {method}: {empty[0]} is a list of no values; give it one, or leave it out")
-        if "stream.seed" in (values if "orders" in content else lists):
-            raise Refused(
-                "several seeds of the stream are its orders, which repeat a run; give orders: alone, as in [0, 1]"
-            )
-        if tuning is not None and (wrong := [name for name in lists if not name.startswith(("fit.", "method."))]):
-            raise Refused(f"{wrong[0]} is a list, but tuning chooses among options of fit and method; give one value")
+        _check_lists(f"{path}, {method}", lists, "orders" in content and "stream.seed" in values, tuning is not None)
         points = [dict(zip(lists, point, strict=True)) for point in product(*lists.values())]
         for point in points:
             try:
@@ -183,6 +176,18 @@ def _check_names(common: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
             raise unknown("key", name, [*KEYS, *general])
         if name.startswith("method.") and len(methods) > 1:
             raise Refused(f"{name} is for one method; say it under that method, as in methods: {{ewc: {{lam: 10}}}}")
+
+
+def _check_lists(where: str, lists: Mapping[str, list[Any]], twice: bool, tuned: bool) -> None:
+    """Refuses lists that say nothing, or what orders say; `twice`: there is a seed of the stream beside orders."""
+    if empty := [name for name, values in lists.items() if not values]:
+        raise Refused(f"{where}: {empty[0]} is a list of no values; give it one, or leave it out")
+    if twice or "stream.seed" in lists:
+        raise Refused(
+            "several seeds of the stream are its orders, which repeat a run; give orders: alone, as in [0, 1]"
+        )
+    if tuned and (wrong := [name for name in lists if not name.startswith(("fit.", "method."))]):
+        raise Refused(f"{wrong[0]} is a list, but tuning chooses among options of fit and method; give one value")
 
 
 def _numbers(name: str, content: Any) -> tuple[Any, ...]:
