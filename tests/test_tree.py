@@ -99,6 +99,7 @@ def test_equal_means_every_bit(dtype):
     zero, nan = torch.zeros(2, dtype=dtype), torch.tensor([float("nan")], dtype=dtype)
     assert not tree.equal(zero, -zero)
     assert tree.equal(nan, nan.clone())
+    assert tree.equal(float("nan"), float("nan"))
     assert tree.equal(torch.ones(3, 2, dtype=dtype).t(), torch.ones(2, 3, dtype=dtype))
 
 
@@ -106,6 +107,7 @@ def test_equal_means_every_bit(dtype):
     ("a", "b"),
     [
         (1, 1.0),
+        (0.0, -0.0),
         (True, 1),
         (None, 0),
         (torch.ones(2), torch.ones(2, 1)),
