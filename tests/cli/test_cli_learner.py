@@ -425,7 +425,9 @@ MESSAGES = {
     "learner learn plants new-ferns.npz": "new-ferns.npz has no y; it needs X, y, and has X",
     f"{LEARN} --validation 2": "validation is 2.0; it is a share from 0 to below 1, or data",
     f"{LEARN} --validation none.npz": "there is no file none.npz; check the path",
-    f"{LEARN} --name ''": "'' is no name for a task: it has 1 to 200 characters that can be printed",
+    f"{LEARN} --name ''": (
+        "'' is no name for a task: it has 1 to 200 characters that can be printed, and not only blanks"
+    ),
     f"{LEARN} --label x": "label 'x' names a column, which only tables have; leave it out, or give a table",
     f"{LEARN} --exam orchids": "--exam 'orchids' is no exam; write NAME=DATA, as in --exam orchids=exam.npz",
     f"{LEARN} --exam roses=ferns.npz": "unknown task 'roses'. There are: orchids, ferns",
@@ -442,6 +444,7 @@ MESSAGES = {
         "unknown option '--jsn'; did you mean --json? See: perdure learner explain --help"
     ),
     "learner promote plants x": "'x' is no number of an entry; see perdure learner history",
+    f"learner rollback plants {'9' * 5000}": f"{'9' * 18!r} is no number of an entry; see perdure learner history",
     "learner promote plants 1": "entry 1 is no candidate that was kept back",
     "learner rollback plants 9": "there is no entry 9; the history has 0 to 2",
     "learner forget plants roses": "unknown task 'roses'. There are: orchids, ferns",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from torch.utils.data import TensorDataset
 
 from perdure.contract import Refused
@@ -227,6 +228,7 @@ def test_a_signature_says_what_it_is():
         (X, "X came without labels; give (X, y)"),
         ({"X": X, "y": Y}, "X came without labels; give (X, y)"),
         (TensorDataset(torch.tensor(X)), "item 0 of the dataset is no pair (x, y); it needs a label"),
+        (csr_matrix(X), "the dataset has no length (sparse array length is ambiguous; use getnnz() or shape[0]); give"),
         (Pairs(X[:0], Y), "the dataset is empty; give at least one example"),
         (Pairs(Y, Y), "the dataset has shape (1,); it needs"),
         (Pairs([{}], [1]), "the dataset holds object, not numbers"),
@@ -352,7 +354,7 @@ def test_nothing_is_unpickled(tmp_path):
 
 
 def test_what_the_learner_imports_is_there():
-    assert {"Array", "Given", "Kind", "Signature", "aligned", "read"} == set(intake.__all__)
+    assert {"Array", "Given", "Kind", "Signature", "aligned", "is_table", "read"} == set(intake.__all__)
     assert arrays.beside(Path("a/X_X.npy")) == Path("a/X_y.npy")
 
 

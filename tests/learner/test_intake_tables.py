@@ -127,6 +127,8 @@ def test_a_signature_is_aligned_by_name(table):
         ("a,b,label\n\n1,2,x\n1,2,x\n1,nan,x", "line 5, column b: 'nan' is no finite number"),
         ("a;b;label\n1;3,5;x\n", "line 2, column b: '3,5' is no finite number; write it like 1.5"),
         ("a,b,label\n1,-inf,x\n", "line 2, column b: '-inf' is no finite number"),
+        ("a,b,label\n1,1_000,x\n", "line 2, column b: '1_000' is no finite number"),
+        ("a,b,label\n1,2,x\n\uff11,2,x\n", "line 3, column a: '\uff11' is no finite number"),
         ("a,b,label\n1,1e39,x\n", "line 2, column b: '1e39' is no finite number"),
         (
             "a,b,kind,label\n1,2,rose,x\n",

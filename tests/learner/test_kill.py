@@ -70,6 +70,7 @@ def test_a_learner_is_whole_for_one_who_opened_it_before_it_was_pruned(make: Mak
     learner = make(policy=Policy(1.0, 1.0))
     learner.learn(blobs(0), "zero")
     other = Learner(learner.folder)
+    assert list(other.tasks) == ["zero"]
     learner.learn(blobs(1), "one")
     learner.prune()
     assert list(other.tasks) == ["zero", "one"]

@@ -20,6 +20,7 @@ from torch import nn
 from perdure import tree
 from perdure.contract import Refused
 from perdure.learner import Learner, Policy
+from perdure.learner.archive import Archive
 from perdure.learner.learner import LOCK
 from perdure.learner.ledger import HEAD
 from perdure.learner.update import projected
@@ -231,6 +232,8 @@ def test_a_class_of_one_example_is_learned_and_a_task_too_small_is_not_examined(
     assert "rare" in learner.tasks["zero"]
     report = learner.learn((X[:2], np.array(["a", "b"])), "tiny")
     assert (report.verdict, report.accuracy, report.asked, report.examples) == ("unexamined", None, 0, 2)
+    report = learner.learn((X[2:4], np.array(["a", "a"])), "tiny")
+    assert (report.verdict, report.asked, report.examples) == ("unexamined", 0, 2)
     with pytest.raises(Refused, match="1 examples to learn are fewer than the 2 of the policy"):
         learner.learn((X[:1], np.array(["a"])), "tiniest")
 
@@ -239,8 +242,21 @@ def test_the_exam_may_be_ones_own(make: Make) -> None:
     learner = make()
     report = learner.learn(blobs(0), "zero", validation=blobs(0, n=10, seed=5))
     assert (report.examples, report.asked) == (60, 10)
+    report = learner.learn(blobs(0), "share", validation=np.float32(0.5))
+    assert (report.examples, report.asked) == (30, 30)
     with pytest.raises(Refused, match="the exam asks the label 'c', which no example shows"):
         learner.learn(blobs(1), "one", validation=(X[:1], np.array(["c"])))
+
+
+def test_the_column_of_labels_is_named_for_those_that_are_tables(make: Make, tmp_path: Path) -> None:
+    columns = "".join(f"c{place}," for place in range(12))
+    np.savetxt(tmp_path / "x.csv", np.column_stack([X.astype(str), Y]), "%s", ",", header=f"{columns}kind", comments="")
+    learner, other = make(store_no_data=True), make("other", store_no_data=True)
+    with pytest.raises(Refused, match="the exam is numbers of shape"):
+        learner.learn(tmp_path / "x.csv", "zero", label="kind", validation=(X, Y))
+    other.learn(blobs(0), "arrays")
+    other.learn(tmp_path / "x.csv", "table", label="kind", exams={"arrays": (X, Y)})
+    assert other.check({"arrays": (X, Y), "table": tmp_path / "x.csv"}, label="kind").problems == ()
 
 
 def test_exams_are_capped_and_grow_with_a_task(make: Make) -> None:
@@ -309,8 +325,8 @@ def test_labels_are_words_or_numbers_and_not_both(two: Learner) -> None:
         two.learn((X, np.arange(60) % 2), "numbers")
 
 
-@pytest.mark.parametrize("name", ["", "a" * 201, "line\nbreak", "bell\a"])
-def test_a_name_can_be_printed(make: Make, name: str) -> None:
+@pytest.mark.parametrize("name", ["", " ", "a" * 201, "line\nbreak", "bell\a", 3])
+def test_a_name_can_be_printed(make: Make, name: Any) -> None:
     with pytest.raises(Refused, match="is no name for a task"):
         make().learn(blobs(0), name)
 
@@ -431,6 +447,20 @@ def test_a_version_that_is_damaged_can_be_left(two: Learner) -> None:
     learner.prune()
     assert learner.check().problems == ()
     assert report.verdict == "kept back"
+
+
+def test_a_check_looks_again_where_another_has_pruned_meanwhile(two: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, begun, check = Learner(two.folder), list[bool](), Archive.check
+
+    def late(self: Archive, *given: Any) -> None:
+        if not begun:
+            begun.append(True)
+            two.prune()
+        check(self, *given)
+
+    monkeypatch.setattr(Archive, "check", late)
+    assert other.check().problems == ()
+    assert begun
 
 
 def test_a_clock_that_goes_back_is_noted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ from perdure.store import write
 
 Given = Mapping[str, Any]
 SHOWN = 10  # predictions that a terminal is shown
+DIGITS = 18  # of the number of an entry
 TITLES = ("label", "task", "confidence", "fits")  # of what is said of each input
 SETTINGS, POLICY = Part("", Settings, ("options",)), Part("", Policy)
 DATA = "X, y in .npz, .npy, .csv or .parquet, or a folder with a sub-folder of images for each class"
@@ -348,8 +349,8 @@ def _exams(given: Given) -> dict[str, Path]:
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise Refused(f"{text!r} is no number of an entry; see perdure learner history")
+    if not text.isdecimal() or len(text) > DIGITS:
+        raise Refused(f"{text[:DIGITS]!r} is no number of an entry; see perdure learner history")
     return int(text)
 
 

@@ -112,6 +112,8 @@ class Archive:
                 self.check(name, sound)
             except Refused as error:
                 problems.setdefault(str(error), entry.number)
+        if problems and self.ledger.head != entries[0].name:  # what we were reading was pruned meanwhile
+            return self.problems()
         return [f"the version of entry {number}: {problem}" for problem, number in problems.items()], notes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from perdure.contract import Answer, Method, Refused, unknown
 from perdure.data import blocks
 from perdure.fold import Setting
 from perdure.learner.archive import Archive
-from perdure.learner.intake import Array, Given, aligned, read
+from perdure.learner.intake import Array, Given, aligned, is_table, read
 from perdure.learner.ledger import HEAD, Entry, Ledger, lineage, numbered_entry, older
 from perdure.learner.loaded import Loaded, check_size, load
 from perdure.learner.novelty import Relation, doubt, fits, relation
@@ -139,7 +140,7 @@ class Learner:
             name: of the task; that of a known task teaches it more. task-1, task-2, ... when not given.
             validation: the share of every class that is held back for the task's exam, or the exam's own data. A class
                 of one example keeps it for training.
-            label: the column of labels in a table.
+            label: the column of labels in a table; also in those of `validation` and `exams`.
             exams: your own of old tasks, by name, where none is stored: their answers before and after are compared.
             promote: let the policy decide; otherwise the candidate waits for `promote`.
             watch: called with the progress of learning.
@@ -158,7 +159,7 @@ class Learner:
             key = fold(self.settings.seed, "update", number)
             if (home := now.version.branch_for(given.signature)) is not None:
                 given = aligned(given, home.signature)
-            it = lesson(self.ledger.blobs, now.version, name, given, asked, self.settings, key)
+            it = lesson(self.ledger.blobs, now.version, name, given, asked, self.policy.least, self.settings, key)
             method = self._cut(self.settings.suited(it.branch.signature.shape), len(it.fresh.y) + len(it.again.y))
             self._check_lesson(it, method)
             brought = self._brought(exams, now.version, label)
@@ -255,8 +256,9 @@ class Learner:
         """Reads everything there is, and asks every exam of the version that answers again.
 
         Args:
-            exams: your own of tasks that have none stored, by name: compared with the accuracy that was found last.
-            label: the column of labels in a table.
+            exams: your own of tasks that have none stored, by name: compared with the accuracy that was found when the
+                version that answers was made, or one that it comes from.
+            label: the column of labels in those that are tables.
 
         Raises:
             Refused: an exam that was brought cannot be asked.
@@ -387,11 +389,11 @@ class Learner:
 
     def _asked(self, validation: Any, label: str | None) -> float | Given:
         """What an exam is to be made of."""
-        if not isinstance(validation, (int, float)):
-            return self._given(validation, label)
-        if not 0 <= validation < 1:
+        if not isinstance(validation, Real):
+            return self._given(validation, label if is_table(validation) else None)
+        if not 0 <= (share := float(validation)) < 1:
             raise Refused(f"validation is {validation}; it is a share from 0 to below 1, or data")
-        return float(validation)
+        return share
 
     def _answered(
         self, data: Any, task: str | None, label: str | None, say: Callable[[Branch, Answer], tuple[Tensor, ...]]
@@ -420,7 +422,7 @@ class Learner:
                 raise unknown("task", name, version.tasks)
             if version.tasks[name].exam:
                 raise Refused(f"{name} has an exam of its own; only tasks without one take one that is brought")
-            given = aligned(self._given(data, label), branch.signature)
+            given = aligned(self._given(data, label if is_table(data) else None), branch.signature)
             labels, y = numbered(branch.labels, given.y) if given.y is not None else ((), torch.empty(0))
             if given.signature != branch.signature or labels != branch.labels:
                 raise Refused(f"the exam of {name} must be {branch.signature}, and ask labels that were learned")
@@ -478,9 +480,10 @@ class Learner:
         """A name that a task may have."""
         if name is None:
             return next(new for n in range(len(version.tasks) + 1) if (new := f"task-{n + 1}") not in version.tasks)
-        if not is_name(name):
-            raise Refused(f"{name[:NAME]!r} is no name for a task: it has 1 to {NAME} characters that can be printed")
-        return name
+        if not is_name(name) or name.isspace():
+            of = f"it has 1 to {NAME} characters that can be printed, and not only blanks"
+            raise Refused(f"{str(name)[:NAME]!r} is no name for a task: {of}")
+        return str(name)
 
     def _cut(self, method: Method, examples: int) -> Method:
         """The method with a batch that is no larger than a task."""

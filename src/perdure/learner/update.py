@@ -91,12 +91,20 @@ def scaled(branch: Branch, how: Scaling, x: Any) -> Branch:
 
 
 def lesson(
-    blobs: Blobs, version: Version, name: str, given: Given, asked: float | Given, settings: Settings, key: int
+    blobs: Blobs,
+    version: Version,
+    name: str,
+    given: Given,
+    asked: float | Given,
+    least: int,
+    settings: Settings,
+    key: int,
 ) -> Lesson:
     """Deals new examples into those that are learned, asked and kept, beside what a task of that name has already.
 
     Args:
         asked: the share of every class to hold back for the exam, or the exam's own examples.
+        least: examples that are learned before any is held back.
 
     Raises:
         Refused: a task of that name has other inputs, or the labels are of another kind.
@@ -114,6 +122,8 @@ def lesson(
     pool = Pool(given.x, y)
     if isinstance(asked, float):
         fresh, exam = pool.deal(min(asked, settings.exam / len(y)), fold(key, "exam"))
+        if len(fresh.y) < least:
+            fresh, exam = pool.deal(0, 0)
     else:
         asked = aligned(asked, given.signature)
         if asked.signature != given.signature or asked.y is None:

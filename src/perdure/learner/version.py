@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeGuard, get_args
 
 import numpy as np
 import torch
@@ -170,9 +170,9 @@ def _is_word(word: Any) -> bool:
     return isinstance(word, str) and 0 < len(word) <= LONGEST and not UNSHOWN.search(word)
 
 
-def is_name(name: str) -> bool:
+def is_name(name: Any) -> TypeGuard[str]:
     """Whether a task can be called so."""
-    return 0 < len(name) <= NAME and name.isprintable()
+    return isinstance(name, str) and 0 < len(name) <= NAME and name.isprintable()
 
 
 def packed(rights: Sequence[Array]) -> Tensor:

@@ -16,7 +16,7 @@ from perdure.learner.intake.images import from_folder, from_image
 from perdure.learner.intake.parquet import from_parquet
 from perdure.learner.intake.tables import aligned, from_csv
 
-__all__ = ["Array", "Given", "Kind", "Signature", "aligned", "read"]
+__all__ = ["Array", "Given", "Kind", "Signature", "aligned", "is_table", "read"]
 
 TABLES = {".csv": from_csv, ".tsv": from_csv, ".parquet": from_parquet}
 
@@ -49,7 +49,7 @@ def read(
         Refused: the data cannot be used; says what is wrong with it and what to do.
     """
     path = Path(data) if isinstance(data, (str, os.PathLike)) else None
-    if label is not None and not (path and path.suffix.lower() in TABLES):
+    if label is not None and not is_table(data):
         raise Refused(f"label {label!r} names a column, which only tables have; leave it out, or give a table")
     if path:
         return _from_path(path, label, size, labelled, wanted)
@@ -66,6 +66,11 @@ def read(
     if labelled:
         raise Refused("X came without labels; give (X, y)")
     return in_memory(data, None)
+
+
+def is_table(data: Any) -> bool:
+    """Whether what a user has is a table, of whose columns one may hold labels."""
+    return isinstance(data, (str, os.PathLike)) and Path(data).suffix.lower() in TABLES
 
 
 def _from_path(path: Path, label: str | None, size: int | None, labelled: bool, wanted: Set[str]) -> Given:

@@ -45,12 +45,16 @@ class Items:
     """Inputs (N, ...) of a map-style dataset, read and checked one by one when they are taken."""
 
     def __init__(self, source: Any) -> None:
-        if not len(source):
+        try:
+            n = len(source)
+        except TypeError as error:  # a sparse matrix
+            raise Refused(f"the dataset has no length ({error}); give an array, or a map-style dataset") from error
+        if not n:
             raise Refused("the dataset is empty; give at least one example")
         self.source = source
         first = self._array(0)
         self.form = self._form(first)
-        self.shape = (len(source), *inputs("the dataset", first[None]).shape[1:])
+        self.shape = (n, *inputs("the dataset", first[None]).shape[1:])
 
     def __getitem__(self, rows: Array) -> Tensor:
         arrays = [self._array(row) for row in rows.tolist()]

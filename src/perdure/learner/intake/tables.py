@@ -120,7 +120,7 @@ def _block(path: Path, columns: Sequence[str], rows: list[list[str]], lines: lis
         flat = np.fromiter(map(float, chain.from_iterable(rows)), np.float64, len(rows) * len(columns))
         with np.errstate(over="ignore"):
             block = flat.astype(np.float32).reshape(len(rows), len(columns))
-        if np.isfinite(block).all():
+        if np.isfinite(block).all() and all(map(_is_plain, map("".join, rows))):
             return block
     except ValueError:
         pass
@@ -140,9 +140,14 @@ def _is_number(text: str) -> bool:
     """Whether a text is a number that float32 holds."""
     try:
         with np.errstate(over="ignore"):
-            return bool(np.isfinite(np.float64(float(text)).astype(np.float32)))
+            return _is_plain(text) and bool(np.isfinite(np.float64(float(text)).astype(np.float32)))
     except ValueError:
         return False
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text has nothing that only Python takes for a part of a number: 1_000, or digits of other scripts."""
+    return text.isascii() and "_" not in text
 
 
 def _labels(name: str, words: Sequence[str], numbers: Array) -> Array:
