@@ -662,12 +662,23 @@ def test_exams_of_ones_own_judge_what_is_not_stored(make: Make) -> None:
     assert learner.check({"zero": own}).problems == ()
     learner.promote(report)
     assert learner.check({"zero": own}).problems == ()  # as it was found when that version was made
-    learner.rollback(1)
-    assert learner.check({"zero": own}).problems == ()  # and not as it was found when a later one was made
     with pytest.raises(Refused, match="unknown task 'zerro'"):
         learner.check({"zerro": own})
     with pytest.raises(Refused, match="ask labels that were learned"):
         learner.check({"zero": blobs(7)})
+
+
+def test_a_check_compares_with_what_was_found_when_the_version_that_answers_was_made(make: Make) -> None:
+    learner, own = make(method="finetune", store_no_data=True), blobs(0, n=20, seed=5)
+    wrong = (own[0], own[1][::-1])
+    assert learner.learn(blobs(0), "zero", validation=wrong).row == {"zero": 0.0}
+    assert learner.learn(blobs(0), "zero", validation=own).row == {"zero": 1.0}
+    assert learner.check({"zero": wrong}).problems[0].startswith("zero fell from 100.0% to 0.0%")
+    learner.rollback(1)
+    found = learner.check({"zero": wrong})
+    assert (found.problems, found.tasks["zero"].before) == ((), 0.0)
+    learner.learn(blobs(3, d=5), "other")
+    assert learner.check({"zero": wrong}).problems == ()  # what it comes from was asked
 
 
 def test_an_exam_that_is_brought_for_the_task_that_is_learned_again_is_asked_before_and_after(make: Make) -> None:
