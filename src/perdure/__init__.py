@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from perdure.fold import live
     from perdure.learner import Learner, Policy
     from perdure.result import Result
+    from perdure.streams.arrays import from_arrays
     from perdure.streams.stream import Stream
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _HOMES = {
     "Task": "contract",
     "TaskId": "contract",
     "Trace": "contract",
+    "from_arrays": "streams.arrays",
     "live": "fold",
     "load": "experiments",
     "run": "experiments",
@@ -51,6 +53,7 @@ __all__ = [
     "TaskId",
     "Trace",
     "__version__",
+    "from_arrays",
     "live",
     "load",
     "run",
@@ -62,3 +65,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"perdure.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'perdure' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What there is to ask for."""
+    return __all__

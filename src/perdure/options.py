@@ -131,7 +131,7 @@ def method_class(name: str) -> type[Method]:
     Raises:
         Refused: there is no such method, file or class.
     """
-    file, _, wanted = name.rpartition(":")
+    file, _, wanted = (name if ":" in name or not name.endswith(".py") else f"{name}:").rpartition(":")
     if not file:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
@@ -147,8 +147,6 @@ def method_class(name: str) -> type[Method]:
                 if inspect.isclass(v) and issubclass(v, Method) and v is not Method
             ]
             raise Refused(f"{path} has no method {wanted!r}; it has {', '.join(own) or 'none'}")
-    if inspect.isabstract(found):
-        raise Refused(f"{name} is no whole method: it lacks {', '.join(sorted(found.__abstractmethods__))}")
     return found  # type: ignore[no-any-return]
 
 
@@ -185,8 +183,10 @@ def build_method(cls: type[Method], net: nn.Module, options: Mapping[str, Any]) 
     """A method with its own defaults under the given options: {"fit.lr": 0.1, "method.lam": 10}.
 
     Raises:
-        Refused: an unknown option, a value of the wrong type or out of range.
+        Refused: an unknown option, a value of the wrong type or out of range, or a class that lacks a verb.
     """
+    if inspect.isabstract(cls):
+        raise Refused(f"{cls.__name__} is no whole method: it lacks {', '.join(sorted(cls.__abstractmethods__))}")
     base, given = default_fit(cls), typed(FIT, options)
     if given.get("epochs") is not None and given.get("steps") is None:
         base = replace(base, steps=None)

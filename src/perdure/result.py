@@ -24,7 +24,7 @@ FORMAT = 3  # of a run folder
 POINTS = 200  # of a loss trace that a result keeps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a run measured. Accuracies are fractions; NaN is undefined, and `reasons` says why.
 
@@ -66,6 +66,24 @@ class Result:
             R_task=np.full((tasks + 1, tasks), np.nan) if ids else None,
             **known,
         )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Result:
+        """The result of a finished run, from its folder.
+
+        Raises:
+            Refused: there is no run, it is not finished, or it is of another version.
+        """
+        result = cls.from_json({**read_record(Path(folder)), "run_dir": str(folder)})
+        if not result.finished:
+            raise Refused(f"the run in {folder} is not finished; finish it with: perdure run --resume {folder}")
+        return result
+
+    def __repr__(self) -> str:
+        """The figures, and not what they were made from."""
+        figures = f"acc={self.acc:.4f}, bwt={self.bwt:+.4f}" if self.finished else f"{self.learned} learned"
+        about = f"{self.stream!r}, {self.method!r}, {self.scenario}, seed={self.seed}, tasks={self.tasks}"
+        return f"Result({about}, {figures})"
 
     @property
     def acc(self) -> float:
@@ -196,18 +214,6 @@ def read_kept(folder: Path, name: str) -> dict[str, Any]:
 def read_record(folder: Path) -> dict[str, Any]:
     """`result.json` of a run folder."""
     return read_kept(folder, "result.json")
-
-
-def read_result(folder: Path) -> Result:
-    """The result of a finished run.
-
-    Raises:
-        Refused: there is no run, it is not finished, or it is of another version.
-    """
-    result = Result.from_json({**read_record(folder), "run_dir": str(folder)})
-    if not result.finished:
-        raise Refused(f"the run in {folder} is not finished; finish it with: perdure run --resume {folder}")
-    return result
 
 
 def summary(results: Sequence[Result], listed: bool = False) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import pytest
 
 from perdure.cli import VERBS
 from perdure.datasets import BASES
+from perdure.experiments.figures import FIGURES
+from perdure.experiments.grid import shipped
 from perdure.experiments.presets import presets
 from perdure.experiments.tables import TABLES
 from perdure.methods import METHODS
@@ -105,7 +107,8 @@ MESSAGES = {
     ),
     "show": "name what to show; perdure list says what there is. See: perdure show --help",
     "show ewcc": (
-        "unknown name 'ewcc'; did you mean ewc? There are: " + ", ".join([*METHODS, *STREAMS, *TABLES, *presets()])
+        "unknown name 'ewcc'; did you mean ewc? There are: "
+        + ", ".join([*METHODS, *STREAMS, *TABLES, *presets(), *shipped(), *FIGURES])
     ),
     "report": "name at least one run folder. See: perdure report --help",
     "report none": "there is no run folder none",
@@ -186,9 +189,10 @@ CONFIGS = {
     "fit: [1": r"my.yaml is no YAML: while parsing .*",
     "just words": r"my.yaml must hold options by name, such as net: mlp:400, not str",
     "fit: {lr: 1}\nfit.lr: 2": r"my.yaml gives fit.lr twice; give it once",
-    "fit: {lrr: 1}": r"unknown option '--fit.lrr'; did you mean --fit.lr\? See: .*",
+    "fit: {lrr: 1}": r"my.yaml: unknown option '--fit.lrr'; did you mean --fit.lr\? See: .*",
     "fit: {lr: fast}": r"--fit.lr is 'fast'; it must be a number",
-    "tasks: {many: 3}": r"unknown option '--tasks.many'; did you mean --tasks\? See: .*",
+    "tasks: {many: 3}": r"my.yaml: unknown option '--tasks.many'; did you mean --tasks\? See: .*",
+    "method: {lam: 3}\nstream: permuted-digits": r"my.yaml: stream is no option of a file: it is a word of the command",
 }
 
 

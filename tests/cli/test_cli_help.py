@@ -168,3 +168,21 @@ def test_python_m_is_the_same_command() -> None:
 def test_presets_are_inside_the_package() -> None:
     assert {"digits", "hw14"} <= set(presets())
     assert json.dumps(presets())
+
+
+def test_show_says_all_that_goes_by_a_name(perdure) -> None:
+    figure = perdure("show plane").out
+    assert figure.startswith("Why EWC works")
+    assert figure.endswith("  perdure figure plane\n")
+    both = perdure("show permuted-digits").out
+    assert both.startswith("# ")  # the sweep
+    assert "There is a stream of this name too:" in both
+    assert "--stream.centre" in both
+
+
+def test_a_report_of_two_streams_has_a_table_for_each(perdure) -> None:
+    for stream in ("permuted-digits", "rotated-digits"):
+        assert perdure(f"run {stream} finetune --tasks 2 TINY --out {stream}").status == 0
+    said = perdure("report permuted-digits rotated-digits").out
+    assert said.count("ACC (%)") == 2
+    assert said.index("permuted-digits, 2 tasks") < said.index("ACC (%)") < said.index("rotated-digits, 2 tasks")

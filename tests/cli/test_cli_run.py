@@ -299,4 +299,4 @@ def test_a_method_that_lacks_a_verb_is_refused(perdure) -> None:
     Path("own.py").write_text("from perdure import Method\n\nclass Half(Method):\n    'Half a method.'\n")
     said = perdure("run permuted-digits own.py:Half --tasks 2 TINY")
     assert said.status == 2
-    assert "own.py:Half is no whole method: it lacks init, learn, predict" in said.err
+    assert "Half is no whole method: it lacks init, learn, predict" in said.err

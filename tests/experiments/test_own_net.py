@@ -1,4 +1,4 @@
-"""Runs from Python: nets of one's own, arguments as Python has them, and a run that goes on only as it began."""
+"""Runs from Python: nets of one's own, arguments as Python has them, and what comes back from a folder."""
 
 from pathlib import Path
 
@@ -152,3 +152,36 @@ def test_large_label_numbers_take_no_large_head(tmp_path: Path) -> None:
     result = perdure.run(tmp_path / "my.npz", "finetune", scenario="gg", net="mlp:8", options=STEPS)
     assert result.state_bytes < 1000
     assert not np.isnan(result.R[2]).any()
+
+
+@pytest.mark.parametrize("net", [nn.Linear, _net])
+def test_a_class_is_no_net(net) -> None:
+    with pytest.raises(Refused, match=r"net is a class; give a module: net=Linear\(\)|--net is <function"):
+        _run(net)
+
+
+def test_what_a_run_measured_comes_back_from_its_folder(tmp_path: Path) -> None:
+    result = _run(None, out=tmp_path / "run")
+    again = perdure.Result.load(tmp_path / "run")
+    assert np.array_equal(again.R, result.R)
+    assert repr(again) == (
+        f"Result('permuted-digits', 'finetune', gns, seed=0, tasks=2, acc={result.acc:.4f}, bwt={result.bwt:+.4f})"
+    )
+
+
+def test_what_was_learned_on_a_net_of_ones_own_needs_that_net(tmp_path: Path) -> None:
+    net = _net()
+    _run(net, out=tmp_path / "run")
+    with pytest.raises(
+        Refused, match=r"has a net of your own \(Sequential@[0-9a-f]{8}\); give it: load\(.*, net=\.\.\.\)"
+    ):
+        perdure.load(tmp_path / "run")
+    learned = perdure.load(tmp_path / "run", net=net)
+    assert learned.predict(np.zeros((3, 8, 8))).shape == (3,)
+    with pytest.raises(Refused, match=r"the inputs have shape \(3, 64\); give \(B, 8, 8\)"):
+        learned.predict(np.zeros((3, 64)))
+
+
+def test_the_front_door_says_what_there_is() -> None:
+    assert {"run", "load", "live", "Learner", "Result", "from_arrays"} <= set(dir(perdure))
+    assert all(hasattr(perdure, name) for name in dir(perdure))

@@ -379,6 +379,8 @@ def test_packnet_keeps_its_bits_under_every_optimiser(optimizer: str) -> None:
 def test_what_cannot_be_checked_is_refused() -> None:
     with pytest.raises(Refused, match="PackNet does not work in scenario nns; it works in gg, gns, gnu"):
         check_method(PackNet(NET), scenarios=[Scenario.NNS])
+    with pytest.raises(Refused, match=r"Finetune is a class; check a method: check_method\(Finetune\(net\)\)"):
+        check_method(Finetune)
     with pytest.raises(Refused, match="there is no law 'beautiful'; there are declared, documented, pure"):
         check_method(PackNet(NET), laws=["beautiful"])
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from perdure.cli.parser import Parser, add
@@ -99,6 +98,9 @@ def _show(console: Console, advice: Advice) -> None:
     say(f"\nTaken: {_taken(advice.needs)}.\n")
     if ranked:
         console.print(_table(ranked, marks, ranked=True))
+        say("")
+        for why in dict.fromkeys(one.reason for one in ranked):
+            say(f"{', '.join(one.method for one in ranked if one.reason == why)}: {why}")
     else:
         say("No method suits: see below what each would need.")
     if more:
@@ -129,16 +131,14 @@ def _taken(needs: Needs) -> str:
 
 
 def _table(rows: Sequence[Advised], marks: Mapping[str, str], ranked: bool) -> Table:
-    """A line for each method: its bytes by number of tasks, its accuracy with a mark of what showed it, and why."""
+    """A line for each method: its bytes by number of tasks, and its accuracy with a mark of what showed it."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     counts = [*rows[0].bytes]
     for title in (*[""] * ranked, "method", *(f"{tasks:,} tasks" for tasks in counts), "measured"):
         table.add_column(title, justify="left" if title == "method" else "right", no_wrap=True)
-    if ranked:
-        table.add_column("why", overflow="fold")
     for place, one in enumerate(rows, 1):
         sizes = [one.bytes[tasks] for tasks in counts]
         cells = ["full" if count is None else "~" * one.about + size(count) for count in sizes]
         accuracy = "–" if one.accuracy is None else f"{one.accuracy:.1%} {marks[one.source]}"
-        table.add_row(*[str(place)] * ranked, one.method, *cells, accuracy, *[escape(one.reason)] * ranked)
+        table.add_row(*[str(place)] * ranked, one.method, *cells, accuracy)
     return table

@@ -73,6 +73,13 @@ def sweeps() -> dict[str, str]:
     return _files(grid.shipped(), grid.file_of)
 
 
+def figures() -> dict[str, str]:
+    """Every figure and what it shows."""
+    from perdure.experiments.figures import FIGURES
+
+    return {name: first_sentence(module) for name, module in FIGURES.items()}
+
+
 def _files(names: Iterable[str], file_of: Callable[[str], Path]) -> dict[str, str]:
     """Configuration files, and the first sentence that each says of itself."""
     from perdure.experiments.presets import about
@@ -80,4 +87,11 @@ def _files(names: Iterable[str], file_of: Callable[[str], Path]) -> dict[str, st
     return {name: about(file_of(name)).partition(". ")[0] for name in names}
 
 
-SECTIONS = {"methods": methods, "streams": streams, "experiments": experiments, "presets": presets, "sweeps": sweeps}
+SECTIONS = {
+    "methods": methods,
+    "streams": streams,
+    "experiments": experiments,
+    "figures": figures,
+    "presets": presets,
+    "sweeps": sweeps,
+}

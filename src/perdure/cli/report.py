@@ -8,11 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from perdure import report
 from perdure.cli.parser import Parser
 from perdure.cli.present import compare
 from perdure.experiments import gathered
+from perdure.report.leaderboard import leaderboards
 
 
 def main(words: list[str]) -> int:
@@ -28,6 +30,11 @@ def main(words: list[str]) -> int:
     results = gathered(folders)
     report.write(results, page)
     console = Console(highlight=False)
-    compare(console, results)
+    boards = leaderboards(results)
+    for board in boards:
+        if len(boards) > 1:
+            console.print(f"\n[bold]{escape(board.title)}[/]", soft_wrap=True)
+        own = {id(result) for row in board.rows for result in row.results}
+        compare(console, [result for result in results if id(result) in own])
     console.print(f"report: {page}", markup=False, soft_wrap=True)
     return 0

@@ -1,4 +1,4 @@
-"""Say everything about one method, stream, experiment or preset.
+"""Say everything about one method, stream, experiment, figure, preset or sweep.
 
 What a method does, its paper, options, scenarios and memory come from its own file: there is no second list.
 """
@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import inspect
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from perdure.cli.docstrings import docstring
 from perdure.cli.parser import Parser
 from perdure.contract import Fit, Method, Scenario, unknown
-from perdure.experiments import presets
+from perdure.experiments import grid, presets
 from perdure.experiments.experiment import command
+from perdure.experiments.figures import FIGURES
 from perdure.experiments.reproduction import stored
 from perdure.experiments.tables import TABLES, table
 from perdure.methods import METHODS
@@ -40,7 +43,7 @@ MEMORY = {
 
 def main(words: list[str]) -> int:
     """Carries out the verb."""
-    parser = Parser("show", "perdure show NAME", "Says everything about one method, stream, experiment or preset.")
+    parser = Parser("show", "perdure show NAME", "Says everything about one method, stream, experiment, figure, ...")
     parser.add_argument("names", nargs="*", metavar="NAME", help="a name that perdure list has, or FILE.py:CLASS")
     given = parser.read(words)
     if "names" not in given:
@@ -51,17 +54,30 @@ def main(words: list[str]) -> int:
 
 
 def _show(name: str) -> None:
-    kind = name.partition("-")[0]
-    if name in METHODS or ":" in name:
-        _method(name)
-    elif name in presets.presets():
-        print(presets.file_of(name).read_text(encoding="utf-8").rstrip())
-    elif name in TABLES:
-        _experiment(name)
-    elif kind in STREAMS or name.endswith(".npz"):
-        _stream(name)
-    else:
-        raise unknown("name", name, [*METHODS, *STREAMS, *TABLES, *presets.presets()])
+    """All that goes by a name: a sweep may be called as its stream is, and a preset as its method."""
+    meanings = {
+        "method": (name in METHODS or ":" in name or name.endswith(".py"), _method),
+        "experiment": (name in TABLES, _experiment),
+        "preset": (name in presets.presets(), lambda name: _file(presets.file_of(name))),
+        "sweep": (name in grid.shipped(), lambda name: _file(grid.file_of(name))),
+        "figure": (name in FIGURES, _figure),
+        "stream": (name.partition("-")[0] in STREAMS or name.endswith(".npz"), _stream),
+    }
+    found = {what: show for what, (there, show) in meanings.items() if there}
+    if not found:
+        raise unknown("name", name, [*METHODS, *STREAMS, *TABLES, *presets.presets(), *grid.shipped(), *FIGURES])
+    for place, (what, show) in enumerate(found.items()):
+        if place:
+            print(f"\nThere is a {what} of this name too:\n")
+        show(name)
+
+
+def _file(path: Path) -> None:
+    print(path.read_text(encoding="utf-8").rstrip())
+
+
+def _figure(name: str) -> None:
+    print(f"{docstring(FIGURES[name])}\n\n  perdure figure {name}")
 
 
 def _method(name: str) -> None:

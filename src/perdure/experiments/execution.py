@@ -21,7 +21,7 @@ from perdure.experiments.experiment import Experiment, command, is_own, own_net,
 from perdure.fold import Moment, claimed, decided, live, suited
 from perdure.methods import METHODS
 from perdure.options import build_method, described, known_failure, method_class, of_stream, typed
-from perdure.result import FORMAT, Result, read_record, read_result
+from perdure.result import FORMAT, Result, read_record
 from perdure.rng import fold
 from perdure.streams.held_out import held_out
 from perdure.streams.stream import Stream
@@ -156,7 +156,7 @@ def results_of(folder: Path) -> list[Result]:
     homes = [folder] if len(seeds) == 1 else [folder / f"seed-{seed}" for seed in seeds]
     if not all((home / "result.json").exists() and read_record(home)["finished"] for home in homes):
         raise Refused(f"the run in {folder} is not finished; finish it with: perdure run --resume {folder}")
-    return [read_result(home) for home in homes]
+    return [Result.load(home) for home in homes]
 
 
 def continue_(
@@ -233,7 +233,12 @@ def run(
     """
     for name, value in {"stream": stream, "method": method}.items():
         if not isinstance(value, (str, Path)):
-            raise Refused(f"{name} is {value!r}; give its name, as in perdure.run('permuted-digits', 'ewc')")
+            raise Refused(
+                f"{name} is a {type(value).__name__}; give its name, as in perdure.run('permuted-digits', 'ewc'). "
+                "perdure.live takes methods and streams, perdure.from_arrays makes a stream of arrays"
+            )
+    if isinstance(net, type):
+        raise Refused(f"net is a class; give a module: net={net.__name__}()")
     module = net if isinstance(net, nn.Module) else None
     given = {
         "tasks": tasks,

@@ -19,6 +19,7 @@ from perdure.options import FIT, Part, described, flag, method_class, of_method,
 from perdure.result import read_kept
 
 NET = "mlp:400-400"
+WORDS = ("stream", "method")  # of the command, beside its options
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,11 @@ def plan(
     known = [option.name for part in parts for option in described(part)]
     for name in options:
         if name not in known:
-            raise unknown("option", flag(name), map(flag, known), f"See: perdure run {stream} {method} --help")
+            refused = unknown("option", flag(name), map(flag, known), f"See: perdure run {stream} {method} --help")
+            if name in given:
+                raise refused
+            words = f"{name} is no option of a file: it is a word of the command" if name in WORDS else refused
+            raise Refused(f"{config or preset}: {words}")
     general, seeds, setting = (typed(part, options) for part in GENERAL)
     dotted = {part.prefix + name: value for part in parts[3:] for name, value in typed(part, options).items()}
     return Experiment(stream, method, **general, seeds=seeds_of(**seeds), options=dotted, setting=Setting(**setting))

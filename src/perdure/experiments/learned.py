@@ -12,6 +12,7 @@ from torch import nn
 
 from perdure import nets
 from perdure.contract import Fit, Method, Ready, Refused, Scale, TaskId
+from perdure.experiments.experiment import is_own
 from perdure.methods import METHODS
 from perdure.model import with_outputs
 from perdure.options import method_class
@@ -27,21 +28,24 @@ class Learned:
     ready: Ready
     scale: Scale
     classes: list[list[int]]  # of each task; empty in NNs
+    shape: tuple[int, ...]  # of one input
 
     def predict(self, x: Any, task: int | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(B,) labels of inputs x (B, ...), as the base data set stores them (uint8 images unscaled).
+        """(B,) labels, as the stream numbers them, of inputs x (B, ...) as the data set stores them (uint8 unscaled).
 
         Args:
             task: which task they are of, 1 for the first; inferred or not needed when not given.
 
         Raises:
-            Refused: there is no such task, or the method cannot answer yet.
+            Refused: there is no such task, the inputs have another shape, or the method cannot answer yet.
         """
         if task is not None and not 1 <= task <= len(self.classes):
             raise Refused(f"there is no task {task}; there are {len(self.classes)}, counted from 1")
         id = None if task is None else TaskId(task - 1, torch.tensor(self.classes[task - 1]))
-        parts = []
-        for part in torch.as_tensor(np.asarray(x)).split(1024):
+        inputs, parts = torch.as_tensor(np.asarray(x)), []
+        if inputs.shape[1:] != self.shape:
+            raise Refused(f"the inputs have shape {tuple(inputs.shape)}; give (B, {', '.join(map(str, self.shape))})")
+        for part in inputs.split(1024):
             answer = self.method.predict(self.ready, self.scale(part), id)
             if not len(answer.labels):
                 raise Refused("nothing was learned that could answer this")
@@ -69,9 +73,12 @@ def load(folder: str | Path, method: type[Method] | None = None, net: nn.Module 
             f"the run in {folder} uses {name}, a method of your own; give its class: load({str(folder)!r}, method=...)"
         )
     shape, rows, fit = tuple(record["net"]["shape"]), record["net"]["labels"], Fit(**record["fit"])
+    if net is None and is_own(record["net"]["name"]):
+        own = record["net"]["name"]
+        raise Refused(f"the run in {folder} has a net of your own ({own}); give it: load({str(folder)!r}, net=...)")
     if net is None:
         net = nets.build(record["net"]["name"], shape, rows)
     cls = method or method_class(name)
     built = cls(net=with_outputs(net, fit, rows), fit=fit, **record["method"])
     state = load_state(Blobs(folder / "states"), read_record(folder)["state"], cls.states)
-    return Learned(built, built.ready(state), Scale(**record["scale"]), record["classes"])
+    return Learned(built, built.ready(state), Scale(**record["scale"]), record["classes"], shape)

@@ -36,7 +36,7 @@ from perdure.experiments.experiment import Experiment
 from perdure.experiments.grid import Run, Sweep
 from perdure.fold import Setting
 from perdure.options import known_failure
-from perdure.result import read_record, read_result
+from perdure.result import Result, read_record
 from perdure.store import locked, read_json, write_json
 from perdure.streams.stream import Stream
 
@@ -196,7 +196,7 @@ class _Work:
         """The row of a run that is complete."""
         row = self.rows.get(run.name)
         if row is None or row["status"] != "done":
-            row = ledger.done(run, read_result(self._home(run)))
+            row = ledger.done(run, Result.load(self._home(run)))
         if run.role == "tuning":
             assert self.sweep.tuning is not None
             shutil.rmtree(self._home(run) / "states", ignore_errors=True)  # a score is all that is wanted of it

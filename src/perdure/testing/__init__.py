@@ -88,6 +88,8 @@ def check_method(
         LawBroken: a law is broken; the message says which, where, and what to do.
         Refused: a law or scenario is unknown.
     """
+    if isinstance(method, type):
+        raise Refused(f"{method.__name__} is a class; check a method: check_method({method.__name__}(net))")
     chosen = list(LAWS) if laws is None else list(laws)
     if unknown := [law for law in chosen if law not in LAWS]:
         raise Refused(f"there is no law {unknown[0]!r}; there are {', '.join(LAWS)}")
