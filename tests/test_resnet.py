@@ -128,3 +128,15 @@ def test_an_mlp_with_batch_norm_by_hand():
 def test_a_name_that_means_nothing_is_refused(spec, shape, message):
     with pytest.raises(Refused, match=message):
         build(spec, shape, 10)
+
+
+def test_a_shortcut_takes_every_second_place() -> None:
+    """As a 1x1 convolution with a stride does; with one, this step would write past its memory (torch 2.13)."""
+    block = basic(4, 8, 2)
+    x = noise(8, 4, 70, 70).contiguous(memory_format=torch.channels_last).requires_grad_()
+    out = block.shortcut[0](x[:, :, ::2, ::2])
+    torch.testing.assert_close(out, F.conv2d(x.detach().contiguous(), block.shortcut[0].weight, stride=2))
+    for _ in range(5):
+        block(x).sum().backward()
+    assert x.grad.isfinite().all()
+    assert block(x).shape == (8, 8, 35, 35)

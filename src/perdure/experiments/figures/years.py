@@ -60,7 +60,7 @@ def measure(lab: Lab) -> Numbers:
                 continue
             asked = [(x[row : row + 1, permutation(row % (task + 1), x.shape[1])]) for row in range(BATCH)]
             batch, single = np.concatenate(asked), asked[0]
-            numbers["open"].append(_least(lambda: Learner(learner.folder)))
+            numbers["open"].append(_least(lambda: Learner(learner.folder).tasks))
             reader = Learner(learner.folder)
             numbers["one"].append(_least(lambda reader=reader, one=single: reader.predict(one)))  # type: ignore[misc]
             numbers["batch"].append(_least(lambda reader=reader, many=batch: reader.predict(many)))  # type: ignore[misc]
