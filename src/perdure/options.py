@@ -154,7 +154,7 @@ def _imported(path: Path) -> ModuleType:
     """The module of a user's file; it is registered, since dataclasses look their module up."""
     if not path.is_file():
         raise Refused(f"there is no file {path} (a method of your own is named FILE.py:CLASS)")
-    spec = util.spec_from_file_location(f"own_{path.stem}", path)
+    spec = util.spec_from_file_location(f"own_{path.stem}_{abs(hash(path.resolve())):x}", path)
     if spec is None or spec.loader is None:
         raise Refused(f"{path} is no Python file (a method of your own is named FILE.py:CLASS)")
     module = sys.modules[spec.name] = util.module_from_spec(spec)

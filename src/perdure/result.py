@@ -202,13 +202,19 @@ def read_kept(folder: Path, name: str) -> dict[str, Any]:
     if not (folder / name).exists():
         raise Refused(f"{folder} holds no run (no {name})")
     kept = read_json(folder / name)
+    check_format(folder, kept)
+    assert isinstance(kept, dict)
+    return kept
+
+
+def check_format(folder: Path, kept: Any) -> None:
+    """Raises Refused where what is kept of a run is of another version of the format."""
     found = kept.get("format") if isinstance(kept, dict) else None
-    if not isinstance(kept, dict) or found != FORMAT:
+    if found != FORMAT:
         raise Refused(
             f"the run in {folder} has format {found}, and this version reads format {FORMAT}; "
             "use the version of perdure that wrote it"
         )
-    return kept
 
 
 def read_record(folder: Path) -> dict[str, Any]:

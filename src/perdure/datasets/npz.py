@@ -94,6 +94,28 @@ def check_header(file: IO[bytes], nbytes: int) -> None:
         raise ValueError("it has fewer numbers than its header says")
 
 
+def as_array(name: str, value: Any) -> Array:
+    """What was given, as an array: a tensor without its gradients, and one of half precision as float32.
+
+    Raises:
+        Refused: it is none.
+    """
+    try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            value = value.float() if value.dtype == torch.bfloat16 else value
+        array = np.asarray(value)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise Refused(f"{name} is no array ({error}); give rows of equal length") from error
+    if np.ma.is_masked(value):
+        raise Refused(f"{name} has masked values; fill or drop them")
+    if isinstance(value, (list, tuple)) and array.dtype.kind in "US" and array.ndim == 1:
+        for other in value:
+            if not isinstance(other, (str, bytes)):
+                raise Refused(f"{name} holds {other!r} among strings; give all as strings, and drop what is missing")
+    return array
+
+
 def inputs(name: str, x: Array) -> Tensor:
     """An array as inputs (N, ...): integers as they are, numbers with a fraction as float32, channels first.
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from perdure.contract import Refused
 from perdure.experiments.grid import Run
-from perdure.result import FORMAT, Result
+from perdure.result import Result, check_format
 
 NAME = "sweep.sqlite"
 FIGURES = ("acc", "bwt", "fwt", "forgetting")
@@ -148,12 +148,7 @@ def results(path: Path) -> list[Result]:
 
 def _result(kept: dict[str, Any], folder: Path) -> Result:
     """The result in a row, which is of the format of its run folder."""
-    found = kept.get("options", {}).get("format")
-    if found != FORMAT:
-        raise Refused(
-            f"the run in {folder} has format {found}, and this version reads format {FORMAT}; "
-            "use the version of perdure that wrote it"
-        )
+    check_format(folder, kept.get("options"))
     return Result.from_json(kept | {"run_dir": str(folder)})
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from perdure.contract import Refused, Scenario
 from perdure.data import Arrays, View
 from perdure.datasets.base import Scaling, scale_of, stratified
-from perdure.datasets.npz import Array, inputs, numbers, opened, places_of, same_kind, same_length
+from perdure.datasets.npz import Array, as_array, inputs, numbers, opened, places_of, same_kind, same_length
 from perdure.rng import fold
 from perdure.streams.stream import CHUNK, Lesson, Stream, alike, apart, assemble, at_least_one
 
@@ -127,22 +127,11 @@ def from_arrays(
 
 def _checked(suffix: str, X: Any, y: Any, task: Any) -> tuple[Tensor, Array, Array]:
     """Inputs, labels and tasks, each checked, and all of one length."""
-    x = inputs(f"X{suffix}", _array(f"X{suffix}", X))
-    y = numbers(f"y{suffix}", _array(f"y{suffix}", y), signed=True)
-    task = numbers(f"task{suffix}", _array(f"task{suffix}", task), signed=True)
+    x = inputs(f"X{suffix}", as_array(f"X{suffix}", X))
+    y = numbers(f"y{suffix}", as_array(f"y{suffix}", y), signed=True)
+    task = numbers(f"task{suffix}", as_array(f"task{suffix}", task), signed=True)
     same_length(**{f"X{suffix}": x, f"y{suffix}": y, f"task{suffix}": task})
     return x, y, task
-
-
-def _array(name: str, content: Any) -> Array:
-    """What was given, as an array: a tensor without its gradients, and one of half precision as float32."""
-    try:
-        if isinstance(content, Tensor):
-            content = content.detach().cpu()
-            content = content.float() if content.dtype == torch.bfloat16 else content
-        return np.asarray(content)
-    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise Refused(f"{name} is no array ({error}); give rows of equal length") from error
 
 
 def _rows(name: str, task: Array, known: Array, first: Array) -> list[Tensor]:

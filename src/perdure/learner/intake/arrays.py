@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from perdure.contract import Refused
-from perdure.datasets.npz import Array, check_form, check_header, converted, inputs, opened, quiet
+from perdure.datasets.npz import Array, as_array, check_form, check_header, converted, inputs, opened, quiet
 from perdure.learner.intake.given import Given, Kind, Signature, labels
 
 BLOCK = 1 << 24  # bytes of a file that are checked at once
@@ -108,28 +107,6 @@ def beside(path: Path) -> Path:
 def from_dataset(source: Any, labelled: bool) -> Given:
     """Pairs (x, y), or inputs alone, from anything with a length that is indexed by a number."""
     return _given("the dataset", Items(source), _targets(source) if labelled else None)
-
-
-def as_array(name: str, value: Any) -> Array:
-    """What was given, as an array.
-
-    Raises:
-        Refused: it is none.
-    """
-    try:
-        if isinstance(value, Tensor):
-            value = value.detach().cpu()
-            value = value.float() if value.dtype == torch.bfloat16 else value
-        array = np.asarray(value)
-    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise Refused(f"{name} is no array ({error}); give rows of equal length") from error
-    if np.ma.is_masked(value):
-        raise Refused(f"{name} has masked values; fill or drop them")
-    if isinstance(value, (list, tuple)) and array.dtype.kind in "US" and array.ndim == 1:
-        for other in value:
-            if not isinstance(other, (str, bytes)):
-                raise Refused(f"{name} holds {other!r} among strings; give all as strings, and drop what is missing")
-    return array
 
 
 def _given(name: str, x: Tensor | Rows | Items, y: Any, of_y: str = "y") -> Given:
