@@ -185,3 +185,22 @@ def test_what_was_learned_on_a_net_of_ones_own_needs_that_net(tmp_path: Path) ->
 def test_the_front_door_says_what_there_is() -> None:
     assert {"run", "load", "live", "Learner", "Result", "from_arrays"} <= set(dir(perdure))
     assert all(hasattr(perdure, name) for name in dir(perdure))
+
+
+def test_labels_that_are_words_are_answered_as_words(tmp_path: Path) -> None:
+    x, task = torch.randn(120, 5), torch.arange(120) // 60
+    kinds = np.array(["cat", "dog", "eel", "fox"])[2 * task + torch.arange(120) % 2]
+    x[:, 0] += torch.from_numpy(10.0 * np.unique(kinds, return_inverse=True)[1]).float()
+    np.savez(tmp_path / "my.npz", X=x.numpy(), y=kinds, task=task.numpy())
+    perdure.run(tmp_path / "my.npz", "joint", net="mlp:16", out=tmp_path / "run", options={"fit.steps": 200})
+    said = perdure.load(tmp_path / "run").predict(x)
+    assert set(said) <= {"cat", "dog", "eel", "fox"}
+    assert (said == kinds).mean() > 0.8
+    perdure.run(tmp_path / "my.npz", "joint", scenario="gns", net="mlp:16", out=tmp_path / "shared", options=STEPS)
+    assert set(perdure.load(tmp_path / "shared").predict(x).tolist()) <= {0, 1}  # each of them stands for two words
+
+
+def test_negative_labels_are_answered_as_they_are(tmp_path: Path) -> None:
+    np.savez(tmp_path / "my.npz", X=np.random.rand(80, 5), y=np.arange(80) % 2 * 2 - 1, task=np.arange(80) // 40)
+    perdure.run(tmp_path / "my.npz", "finetune", net="mlp:8", out=tmp_path / "run", options=STEPS)
+    assert set(perdure.load(tmp_path / "run").predict(np.random.rand(30, 5)).tolist()) <= {-1, 1}

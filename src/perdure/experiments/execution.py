@@ -72,6 +72,7 @@ def resolved(experiment: Experiment, method: Method, stream: Stream) -> dict[str
         **decided(method, stream),
         "net": {"name": experiment.net, "shape": list(stream.shape), "labels": _rows(method)},
         "scale": stream.scale._asdict(),
+        "words": list(stream.words.items()),
         "classes": [] if stream.scenario is Scenario.NNS else [exam.id.classes.tolist() for exam in stream.exams],
         "versions": {
             "perdure": perdure.__version__,

@@ -29,9 +29,13 @@ class Learned:
     scale: Scale
     classes: list[list[int]]  # of each task; empty in NNs
     shape: tuple[int, ...]  # of one input
+    words: dict[int, str | int]  # what the data call labels, where these are not numbers of their own
 
-    def predict(self, x: Any, task: int | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(B,) labels, as the stream numbers them, of inputs x (B, ...) as the data set stores them (uint8 unscaled).
+    def predict(self, x: Any, task: int | None = None) -> np.ndarray[Any, np.dtype[Any]]:
+        """(B,) labels of inputs x (B, ...) as the data set stores them (uint8 images unscaled).
+
+        Labels are those of the stream: in gnu the number of a task and label where tasks share names, in gns and nns
+        0..l-1 where they share none. Where the data have words for them, they are these words.
 
         Args:
             task: which task they are of, 1 for the first; inferred or not needed when not given.
@@ -50,7 +54,8 @@ class Learned:
             if not len(answer.labels):
                 raise Refused("nothing was learned that could answer this")
             parts.append(answer.labels[answer.logits.argmax(1)])
-        return torch.cat(parts).numpy() if parts else np.zeros(0, np.int64)
+        labels = torch.cat(parts).numpy() if parts else np.zeros(0, np.int64)
+        return np.array([self.words[label] for label in labels.tolist()]) if self.words else labels
 
 
 def load(folder: str | Path, method: type[Method] | None = None, net: nn.Module | None = None) -> Learned:
@@ -81,4 +86,4 @@ def load(folder: str | Path, method: type[Method] | None = None, net: nn.Module 
     cls = method or method_class(name)
     built = cls(net=with_outputs(net, fit, rows), fit=fit, **record["method"])
     state = load_state(Blobs(folder / "states"), read_record(folder)["state"], cls.states)
-    return Learned(built, built.ready(state), Scale(**record["scale"]), record["classes"], shape)
+    return Learned(built, built.ready(state), Scale(**record["scale"]), record["classes"], shape, dict(record["words"]))

@@ -122,6 +122,7 @@ def from_arrays(
         chunk=chunk,
         passes=passes,
         examples_per_task=examples_per_task,
+        words=known.tolist() if numbered else (),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from math import ceil
 from typing import Generic, NamedTuple, TypeVar, overload
@@ -99,6 +99,7 @@ class Stream:
         ends: how many of `tasks` have been learned when exam i can first be passed, T of them; 1..T unless NNS.
         begins: which of `tasks` first touches the task i, T of them; 0..T-1 unless NNS.
         remade: the stream of other lessons, made from its own.
+        words: what the data call each label, where that is no number of its own and one label has one word.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Stream:
     ends: tuple[int, ...]
     begins: tuple[int, ...]
     remade: Callable[[Callable[[Sequence[Lesson]], Sequence[Lesson]]], Stream] | None = None
+    words: dict[int, str | int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.exams)
@@ -179,6 +181,7 @@ def assemble(
     passes: int = 1,
     examples_per_task: int | None = None,
     ordered: bool = False,
+    words: Sequence[str | int] = (),
 ) -> Stream:
     """The stream of some lessons under a scenario.
 
@@ -188,6 +191,7 @@ def assemble(
         chunk: examples a chunk of the flow (NNS).
         passes: how often each task comes in the flow (NNS), each time shuffled anew unless `ordered`.
         examples_per_task: training examples drawn from each task; all of them when not given.
+        words: what the data call the labels 0, 1, ... of the lessons; nothing where these are their own.
 
     Raises:
         Refused: no task, an option that means nothing here, or labels with which the scenario is void.
@@ -240,9 +244,19 @@ def assemble(
         ends=ends,
         begins=begins,
         remade=lambda change: assemble(
-            name, scenario, change(lessons), seed, chunk=chunk, passes=passes, ordered=ordered
+            name, scenario, change(lessons), seed, chunk=chunk, passes=passes, ordered=ordered, words=words
         ),
+        words=_spoken(words, classes, names) if words else {},
     )
+
+
+def _spoken(words: Sequence[str | int], old: Sequence[Tensor], new: Sequence[Tensor]) -> dict[int, str | int]:
+    """The word of each label as a stream has it, from those of its tasks; none where one label has several."""
+    pairs = {
+        (int(n), words[int(o)]) for olds, news in zip(old, new, strict=True) for o, n in zip(olds, news, strict=True)
+    }
+    spoken = dict(sorted(pairs, key=lambda pair: pair[0]))
+    return spoken if len(spoken) == len(pairs) else {}
 
 
 def _capped(lessons: Sequence[Lesson], most: int, seed: int) -> Sequence[Lesson]:
