@@ -301,6 +301,8 @@ def test_pruning_frees_what_is_old(plants) -> None:
     assert (said.status, said.err[:6]) == (0, "freed ")
     entry = sum(path.stat().st_size for path in Path("plants/blobs").iterdir()) + freed - before
     assert 0 < entry < 2000  # the entry that says so
+    rows = [line.split() for line in plants("learner history plants").out.splitlines()[2:]]
+    assert [row[-1] for row in rows if {"created", "learned"} & {*row}] == ["pruned", "pruned", "answers"]
     assert plants("learner prune plants --versions 3").out == "freed 0 B\n"
     assert plants("learner check plants").status == 0
 

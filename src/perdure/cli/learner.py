@@ -244,7 +244,8 @@ def _check(given: Given, console: Console) -> int:
 
 def _history(given: Given, console: Console) -> int:
     """Shows everything that was ever done, the newest last."""
-    entries = _opened(given).history()
+    learner = _opened(given)
+    entries, left = learner.history(), {version for _, version in learner.archive.there()}
     numbers = {version: entry.number for version, entry in makers(entries).items()}
     head = numbers[entries[0].version]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
@@ -255,7 +256,9 @@ def _history(given: Given, console: Console) -> int:
         accuracy = f"{found['accuracy']:.1%}" if found.get("accuracy") is not None else ""
         nbytes = size(found["nbytes"]) if "nbytes" in found else ""
         when, task = _printed(entry.when[:16].replace("T", " ")), _printed(found.get("task") or "")
-        now = "answers" if entry.number == head else ""
+        made = entry.candidate or entry.version
+        gone = numbers[made] == entry.number and made not in left
+        now = "answers" if entry.number == head else "pruned" if gone else ""
         table.add_row(str(entry.number), when, _event(entry), task, accuracy, nbytes, now)
     console.print(table)
     if "json" in given:

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from perdure.contract import Refused
 from perdure.learner.hints import check
+from perdure.learner.intake.given import listed
 from perdure.learner.ledger import Entry, Ledger
 from perdure.learner.version import Version, check_version
 from perdure.store import load_state, parts_of, refusing, save_state
@@ -74,6 +75,18 @@ class Archive:
         for part in self.files(name) - sound:
             self.blobs.get(part)
             sound.add(part)
+
+    def check_left(self, number: int, name: str) -> None:
+        """The same for the version of an entry, which may have been pruned.
+
+        Raises:
+            Refused: it was pruned, or is missing or damaged.
+        """
+        left = {version: entry.number for entry, version in self.there()}
+        if name not in left:
+            numbers = listed(map(str, sorted(left.values(), reverse=True)))
+            raise Refused(f"the version of entry {number} was pruned; those that are left are of entry {numbers}")
+        self.check(name)
 
     def prune(self, head: Entry, versions: int) -> tuple[Entry, int]:
         """Deletes all but the newest versions that ever answered; the entry that says so, and the bytes that freed."""

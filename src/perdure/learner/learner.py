@@ -301,7 +301,7 @@ class Learner:
         with self._writing() as head:
             entries = list(self.ledger.entries())
             target = older(entries) if to is None else numbered_entry(entries, to)
-            self.archive.check(target.version)
+            self.archive.check_left(target.number, target.version)
             return self.ledger.append("rolled back", head, version=target.version, base=target.number)
 
     def promote(self, candidate: Report | int) -> Entry:
@@ -325,7 +325,7 @@ class Learner:
                     f"candidate {number} was made from the version of entry {base.number}, and another answers now; "
                     "learn the task again, or roll back to that one first"
                 )
-            self.archive.check(entry.candidate)
+            self.archive.check_left(number, entry.candidate)
             return self.ledger.append("promoted", head, version=entry.candidate, base=number)
 
     def forget(self, name: str, *, purge: bool = False) -> Entry:
