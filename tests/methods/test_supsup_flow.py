@@ -92,6 +92,10 @@ def test_a_border_between_two_questions_is_found_by_the_jump_of_the_loss() -> No
     state = _live(_method(every=30), _flow([0, 1, 2, 0], EACH))
     assert batches % 30
     assert state.flow.log.tolist() == [[0, 0], [batches, 1], [2 * batches, 2], [3 * batches, 0]]
+    asked = dict(state.flow.asked.tolist())
+    assert list(asked) == [30, batches, 2 * batches, 3 * batches, 150]  # by turn and at each jump, but of no young mask
+    own, strange = [30, 3 * batches, 150], [batches, 2 * batches]
+    assert min(asked[place] for place in own) > max(asked[place] for place in strange) >= 0
 
 
 def test_known_inputs_whose_labels_are_others_get_a_mask_of_their_own() -> None:

@@ -102,6 +102,7 @@ class Flow(NamedTuple):
     labels: Tensor  # (l,) int64, in the order of the rows
     masks: tuple[Grown, ...]
     log: Tensor  # (m, 2) int64: at which batch a mask took over, and which
+    asked: Tensor  # (q, 2) float64: at which batch it was asked whose it is, and by how much the best mask stood out
 
 
 class Supermasks(NamedTuple):
@@ -366,7 +367,7 @@ class Allocation:
                 "begin a new life for it"
             )
         none = state.labels[:0]
-        flow = state.flow or Flow(0, -1, none, (), none.view(0, 2))
+        flow = state.flow or Flow(0, -1, none, (), none.view(0, 2), none.view(0, 2).double())
         labels = extended(flow.labels, task)
         method.check(labels)
         ids = tuple(TaskId(place, labels) for place in range(len(state.ids)))
@@ -429,8 +430,10 @@ class Allocation:
             stack = method.ready(state).stack
             pull = -gradients(method.wide, stack, batch.x, entropy, pool=len(batch.x))[0]
             best = int(pull.argmax())
-            stands_out = float(pull[best] - pull.logsumexp(0)) + log(len(pull)) >= log1p(method.eps)
-            if best < k and stands_out and self._fits(stack, best, batch):
+            gap = float(pull[best] - pull.logsumexp(0)) + log(len(pull))
+            asked = torch.tensor([[self.flow.batches, gap]]).to(self.flow.asked)
+            self.flow = self.flow._replace(asked=torch.cat([self.flow.asked, asked]))
+            if best < k and gap >= log1p(method.eps) and self._fits(stack, best, batch):
                 return best
         return k if method.most is None or k < method.most else -1
 
