@@ -399,10 +399,13 @@ def _leftovers(folder: Path) -> set[Path]:
 
 def _check_free(folder: Path) -> None:
     if _records(folder):
-        raise Refused(f"{folder} holds a run; continue it with: perdure run --resume {folder}, or choose another --out")
+        raise Refused(
+            f"{folder} holds a run; continue it with: perdure run --resume {folder} (in Python: resume=True), "
+            "or choose another folder"
+        )
     others = set(folder.iterdir()) - _leftovers(folder) if folder.is_dir() else set()
     if others:
-        raise Refused(f"{folder} holds other files ({min(others).name}); choose a new or an empty folder for --out")
+        raise Refused(f"{folder} holds other files ({min(others).name}); choose a new or an empty folder")
 
 
 def _clear(folder: Path) -> None:

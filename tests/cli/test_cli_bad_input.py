@@ -229,7 +229,7 @@ class TestFolders:
         assert perdure(self.BEGIN).status == 0
         before = Path("out/result.json").read_bytes()
         said = perdure(self.BEGIN)
-        hint = "continue it with: perdure run --resume out, or choose another --out"
+        hint = "continue it with: perdure run --resume out (in Python: resume=True), or choose another folder"
         assert (said.status, said.err) == (2, f"perdure: out holds a run; {hint}\n")
         assert Path("out/result.json").read_bytes() == before
 
@@ -237,7 +237,7 @@ class TestFolders:
         Path("out").mkdir()
         Path("out/thesis.tex").write_text("years of work")
         said = perdure(self.BEGIN)
-        hint = "choose a new or an empty folder for --out"
+        hint = "choose a new or an empty folder"
         assert (said.status, said.err) == (2, f"perdure: out holds other files (thesis.tex); {hint}\n")
         assert os.listdir("out") == ["thesis.tex"]
 
