@@ -4,7 +4,8 @@ Permuted pixels, the id given at the exam; each method with its defaults, all wi
 which trains a task several times over). Bytes are those of the state on disk after the last task. Two bounds: finetune
 keeps one network and forgets, independent keeps a network a task, each begun at the one before. SupSup stores a seed
 and a mask a task, with as many outputs as labels since the id is given: by threshold at a bit a weight, or the largest
-scores within Erdos-Renyi budgets, e (in + out) weights a layer.
+scores within Erdos-Renyi budgets, e (in + out) weights a layer. hopsupsup masks units, in layers of 2,048 as in its
+paper, keeps the masks in matrices only, and has to find them again whether the id is given or not.
 
 Source: after figure 2 of M. Wortsman et al., "Supermasks in superposition", 2020, arXiv 2006.14769, which has split
 ImageNet and CIFAR-100.
@@ -30,6 +31,7 @@ from perdure.report.table import size
 from perdure.report.tradeoff import Point, write_names
 
 TASKS, NET, LABELS = 10, "mlp:300-100", 10
+NETS = {"hopsupsup": "bn-mlp:2048-2048"}  # where it is another
 BUDGETS = (2.0, 6.0, 18.0)  # e
 LARGEST = {"method.rule": "largest", "method.budget": "erdos-renyi"}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -41,6 +43,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "hat": ("hat", {}),
     "packnet": ("packnet", {}),
     "cpg": ("cpg", {}),
+    "hopsupsup": ("hopsupsup", {}),
     "supsup": ("supsup", {"method.outputs": LABELS}),
     **{f"supsup e {e:g}": ("supsup", {"method.outputs": LABELS, "method.density": e, **LARGEST}) for e in BUDGETS},
     "independent": ("independent", {"method.begin": "previous"}),
@@ -55,7 +58,7 @@ def measure(lab: Lab) -> Numbers:
     shared = {"fit.steps": 300 if lab.base == "digits" else 1000, "stream.scale": "standard"}
     numbers: Numbers = {"tasks": tasks, "net": NET, "options": shared, "acc": {}, "bytes": {}}
     for name, (method, options) in RUNS.items():
-        experiment = lab.experiment("permuted", method, shared | options, tasks=tasks, net=NET)
+        experiment = lab.experiment("permuted", method, shared | options, tasks=tasks, net=NETS.get(method, NET))
         experiment = replace(experiment, scenario="gg", setting=Setting(exam_rows="last"))
         with TemporaryDirectory() as home:
             (result,) = execute(experiment, Path(home) / "run", watch=partial(lab.watch, name))
