@@ -172,7 +172,7 @@ def test_a_start_that_gets_there_later_or_never_is_said_to() -> None:
 
 def _costs(**changes: tuple[float, int]) -> figures.Numbers:
     budgets = {"supsup e 2": (0.8, 20_000), "supsup e 6": (0.9, 40_000), "supsup e 18": (0.95, 60_000)}
-    bounds = {"finetune": (0.5, 200_000), "independent": (0.97, 2_000_000)}
+    bounds = {"finetune": (0.5, 200_000), "independent": (0.97, 2_000_000), "hopsupsup": (0.5, 30_000_000)}
     points = {**dict.fromkeys(cost.RUNS, (0.9, 300_000)), **budgets, **bounds, **changes}
     return {"tasks": 10, "acc": {n: a for n, (a, _) in points.items()}, "bytes": {n: b for n, (_, b) in points.items()}}
 
@@ -180,12 +180,14 @@ def _costs(**changes: tuple[float, int]) -> figures.Numbers:
 @pytest.mark.parametrize(
     ("changes", "holds"),
     [
-        ({}, [True, True, True]),
-        ({"independent": (0.99, 2_000_000)}, [False, True, True]),
-        ({"finetune": (0.5, 50_000)}, [False, True, True]),
-        ({"supsup e 6": (0.79, 40_000)}, [True, False, True]),
-        ({"heads": (0.55, 300_000)}, [True, True, False]),
-        ({"cpg": (0.985, 300_000)}, [True, True, False]),
+        ({}, [True, True, True, True]),
+        ({"independent": (0.99, 2_000_000)}, [False, True, True, True]),
+        ({"finetune": (0.5, 50_000)}, [False, True, True, True]),
+        ({"supsup e 6": (0.79, 40_000)}, [True, False, True, True]),
+        ({"heads": (0.55, 300_000)}, [True, True, False, True]),
+        ({"cpg": (0.985, 300_000)}, [True, True, False, True]),
+        ({"hopsupsup": (0.96, 30_000_000)}, [True, True, True, False]),
+        ({"hopsupsup": (0.5, 300_000)}, [True, True, True, False]),
     ],
 )
 def test_claims_on_bytes_can_fail(changes: dict[str, tuple[float, int]], holds: list[bool]) -> None:

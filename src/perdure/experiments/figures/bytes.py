@@ -31,7 +31,7 @@ from perdure.report.table import size
 from perdure.report.tradeoff import Point, write_names
 
 TASKS, NET, LABELS = 10, "mlp:300-100", 10
-NETS = {"hopsupsup": "bn-mlp:2048-2048"}  # where it is another
+NETS = {"hopsupsup": "bn-mlp:2048-2048"}  # the others, by method
 BUDGETS = (2.0, 6.0, 18.0)  # e
 LARGEST = {"method.rule": "largest", "method.budget": "erdos-renyi"}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -48,7 +48,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"supsup e {e:g}": ("supsup", {"method.outputs": LABELS, "method.density": e, **LARGEST}) for e in BUDGETS},
     "independent": ("independent", {"method.begin": "previous"}),
 }
-BOUNDS, ROOMY = ("finetune", "independent"), "independent"
+BOUNDS, ROOMY, SEEKER = ("finetune", "independent"), "independent", "hopsupsup"
 SUPSUP = [name for name in RUNS if name.startswith("supsup e")]
 
 
@@ -94,11 +94,16 @@ def findings(numbers: Numbers) -> list[Finding]:
         ),
         Finding(
             "whatever keeps tasks apart is far above finetune, and nothing is more than a point above a network a task",
-            all(value > acc["finetune"] + 0.1 for name, value in acc.items() if name != "finetune")
+            all(value > acc["finetune"] + 0.1 for name, value in acc.items() if name not in ("finetune", SEEKER))
             and max(acc.values()) < acc[ROOMY] + 0.01,
             f"finetune {100 * acc['finetune']:.1f} %; "
             + (", ".join(f"{name} {100 * value:.1f} %" for name, value in above.items()) or "nothing")
             + " above independent",
+        ),
+        Finding(
+            f"{SEEKER} takes the most bytes, and finds too few of its masks again to be worth them",
+            count[SEEKER] == max(count.values()) and acc[SEEKER] < acc[SUPSUP[-1]],
+            f"{100 * acc[SEEKER]:.1f} % in {size(count[SEEKER])}",
         ),
     ]
 
