@@ -547,6 +547,10 @@ def test_a_reader_sees_what_another_has_learned(two: Learner) -> None:
     assert answers(other) == answers(two)
 
 
+def test_a_learner_says_which_one_it_is(two: Learner) -> None:
+    assert repr(two) == f"Learner({str(two.folder)!r}, {two.settings.method} on {two.settings.net})"
+
+
 def test_pruning_keeps_the_newest_versions(two: Learner) -> None:
     two.learn(blobs(2), "two")
     now, size = answers(two), two.nbytes

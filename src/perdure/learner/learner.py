@@ -108,6 +108,10 @@ class Learner:
             ledger.append("created", None, settings=store_settings(ledger, settings, policy), version=version)
         return cls(folder)
 
+    def __repr__(self) -> str:
+        """Which one it is; it may be too damaged to say more."""
+        return f"Learner({str(self.folder)!r}, {self.settings.method} on {self.settings.net})"
+
     @property
     def version(self) -> Version:
         """The version that answers now."""
