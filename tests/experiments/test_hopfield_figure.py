@@ -75,7 +75,7 @@ def _numbers(**changes: list[float]) -> figures.Numbers:
         "8": {"accuracy": {line: [row] for line, row in narrow.items()}, **turned, **costs},
         "64": {"accuracy": {line: [row] for line, row in lines.items()}, **turned, **costs},
     }
-    return {"widths": [8, 64], "tasks": [1, 2, 5], **widths}
+    return {"widths": [8, 64], "tasks": [1, 2, 5], "found": widths}
 
 
 @pytest.mark.parametrize(
@@ -100,5 +100,5 @@ def test_a_panel_a_width_and_a_line_a_rule() -> None:
     for axes, width in zip(figures.drawn("hopfield", numbers).axes, numbers["widths"], strict=True):
         for line, name in zip(axes.lines, hopfield.LINES, strict=True):
             np.testing.assert_array_equal(
-                line.get_xydata(), np.stack([numbers["tasks"], numbers[str(width)]["accuracy"][name][0]], 1)
+                line.get_xydata(), np.stack([numbers["tasks"], numbers["found"][str(width)]["accuracy"][name][0]], 1)
             )

@@ -86,6 +86,7 @@ def measure(lab: Lab) -> Numbers:
     """Accuracy and units turned over after some numbers of tasks, by width and line, each seed a stream of its own."""
     looks, seeds = lab.unless_smoke(LOOKS, LOOKS[:2]), range(lab.unless_smoke(SEEDS, 1))
     numbers: Numbers = {"widths": list(lab.unless_smoke(WIDTHS, WIDTHS[:1])), "tasks": list(looks), "fit": FIT}
+    numbers["found"] = {}
     for width in numbers["widths"]:
         lives = []
         for seed in seeds:
@@ -97,18 +98,18 @@ def measure(lab: Lab) -> Numbers:
                 states.append(method.learn(states[-1], task, fold(key, "learn", call))[0])
                 lab.watch(f"{width} units, seed {seed}", Moment("learned", call + 1, len(stream)))
             lives.append([looked(method, stream, states[: 1 + k]) for k in looks])
-        numbers[str(width)] = {
+        numbers["found"][str(width)] = {
             what: {line: plain([[look[line][place] for look in life] for life in lives]) for line in LINES}
             for place, what in enumerate(("accuracy", "turned"))
         }
-        numbers[str(width)]["matrices"] = tree.nbytes(states[-1].hopfield)
-        numbers[str(width)]["bits"] = sum(looks[-1] * len(total) // 8 for total in states[-1].total.values())
+        numbers["found"][str(width)]["matrices"] = tree.nbytes(states[-1].hopfield)
+        numbers["found"][str(width)]["bits"] = sum(looks[-1] * len(total) // 8 for total in states[-1].total.values())
     return numbers
 
 
 def means(numbers: Numbers, width: int, line: str, what: str = "accuracy") -> Matrix:
     """In percent, over seeds, after each number of tasks."""
-    mean: Matrix = 100 * np.mean(numbers[str(width)][what][line], axis=0)
+    mean: Matrix = 100 * np.mean(numbers["found"][str(width)][what][line], axis=0)
     return mean
 
 
@@ -130,7 +131,7 @@ def findings(numbers: Numbers) -> list[Finding]:
     most = {rule: [whole(numbers, width, rule) for width in widths] for rule in get_args(Storage)}
     ends = {line: [means(numbers, width, line)[-1] for width in widths] for line in LINES}
     turned = {rule: [means(numbers, width, rule, "turned")[-1] for width in widths] for rule in get_args(Storage)}
-    matrices, bits = (numbers[str(widths[-1])][what] for what in ("matrices", "bits"))
+    matrices, bits = (numbers["found"][str(widths[-1])][what] for what in ("matrices", "bits"))
 
     def said(found: dict[str, list[Any]], form: str) -> str:
         return "; ".join(f"{LINES[line][0]} {', '.join(format(x, form) for x in row)}" for line, row in found.items())
@@ -169,7 +170,7 @@ def draw(numbers: Numbers) -> Figure:
     panels, tasks = np.atleast_1d(figure.subplots(1, len(numbers["widths"]), sharey=True)), numbers["tasks"]
     for axes, width in zip(panels, numbers["widths"], strict=True):
         for line, (words, hue) in LINES.items():
-            band(axes, tasks, numbers[str(width)]["accuracy"][line], hue)
+            band(axes, tasks, numbers["found"][str(width)]["accuracy"][line], hue)
             axes.lines[-1].set_label(words)
         percent(axes)
         axes.set_xticks(tasks)
