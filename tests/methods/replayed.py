@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from perdure.contract import Fit, Method, Scale, Scenario, Task, TaskId, Trace
 from perdure.data import Arrays, View
 from perdure.model import with_outputs
 from perdure.rng import fold, integers, normal, permutation
+from perdure.train import for_scenario
 
 SCALE = Scale(128.0, 1 / 32)
 
@@ -35,6 +37,11 @@ def stream(scenario: Scenario, n: int = 3) -> list[Task]:
     unshared = scenario in (Scenario.GG, Scenario.GNU)
     tasks = [task(t, [2 * t, 2 * t + 1] if unshared else [0, 1]) for t in range(n)]
     return [t._replace(id=None) for t in tasks] if scenario is Scenario.NNS else tasks
+
+
+def fitted(fit: Fit, scenario: Scenario) -> Fit:
+    """A fit as a scenario has it: in NNS the flow decides how often examples come."""
+    return for_scenario(replace(fit, epochs=None) if scenario is Scenario.NNS else fit, scenario)
 
 
 def learn_all(method: Method, tasks: list[Task]) -> tuple[Any, list[Trace]]:

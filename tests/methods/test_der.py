@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from replayed import SCALE, learn_all, net, on_permuted_digits, stream, task
+from replayed import SCALE, fitted, learn_all, net, on_permuted_digits, stream, task
 
 from perdure.contract import Fit, Refused, Scale, Scenario, Task
 from perdure.data import Arrays
@@ -127,7 +127,7 @@ def test_labels_alone_are_experience_replay_with_separate_means():
 @pytest.mark.parametrize("off", [{"alpha": 0.0}, {"slots": 0}])
 @pytest.mark.parametrize("scenario", Scenario)
 def test_without_strength_or_slots_it_is_finetune_bit_for_bit(scenario, off):
-    fit = for_scenario(replace(FIT, optimizer="adam", moments="kept"), scenario)
+    fit = fitted(replace(FIT, optimizer="adam", moments="kept"), scenario)
     state, traces = learn_all(DER(net(6), fit, **off), stream(scenario))
     model, expected = learn_all(Finetune(net(6), fit), stream(scenario))
     assert equal(state.model, model)
@@ -180,7 +180,7 @@ def test_bytes_are_constant_from_the_first_task_on():
 def test_it_remembers_where_finetune_forgets(scenario, beta):
     """Permuted digits, three tasks: mean accuracy in the end."""
     mlp = build("mlp:64", (64,), 0 if scenario is Scenario.GNU else 10)
-    fit = for_scenario(Fit(lr=0.005, batch=20, epochs=2), scenario)
+    fit = fitted(Fit(lr=0.005, batch=20, epochs=2), scenario)
     forgotten = on_permuted_digits(Finetune(mlp, fit), scenario)
     kept = on_permuted_digits(DER(mlp, fit, beta=beta, slots=200), scenario)
     assert kept > 0.65

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from replayed import SCALE, learn_all, net, on_permuted_digits, stream, task
+from replayed import SCALE, fitted, learn_all, net, on_permuted_digits, stream, task
 
 from perdure.contract import Fit, Refused, Scale, Scenario, Task
 from perdure.data import Arrays
@@ -93,7 +93,7 @@ def test_it_is_its_definition_an_example_at_a_time(scenario):
 def test_it_remembers_where_finetune_forgets(scenario):
     """Permuted digits, three tasks: mean accuracy in the end."""
     mlp = build("mlp:64", (64,), 0 if scenario is Scenario.GNU else 10)
-    fit = for_scenario(Fit(lr=0.005, batch=20, epochs=2), scenario)
+    fit = fitted(Fit(lr=0.005, batch=20, epochs=2), scenario)
     forgotten = on_permuted_digits(Finetune(mlp, fit), scenario)
     kept = on_permuted_digits(ER(mlp, fit, slots=200), scenario)
     assert kept > 0.75
@@ -102,7 +102,7 @@ def test_it_remembers_where_finetune_forgets(scenario):
 
 @pytest.mark.parametrize("scenario", Scenario)
 def test_without_slots_it_is_finetune_bit_for_bit(scenario):
-    fit, rows = for_scenario(replace(FIT, optimizer="adam", moments="kept"), scenario), 6
+    fit, rows = fitted(replace(FIT, optimizer="adam", moments="kept"), scenario), 6
     state, traces = learn_all(ER(net(rows), fit, slots=0), stream(scenario))
     model, expected = learn_all(Finetune(net(rows), fit), stream(scenario))
     assert equal(state.model, model)
