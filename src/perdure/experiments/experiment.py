@@ -20,6 +20,7 @@ from perdure.result import read_kept
 
 NET = "mlp:400-400"
 WORDS = ("stream", "method")  # of the command, beside its options
+APART = (*WORDS, "options", "setting", "seeds")  # of an experiment, which are written in ways of their own
 
 
 @dataclass(frozen=True)
@@ -130,16 +131,8 @@ def command(experiment: Experiment) -> str:
     if is_own(experiment.net):
         return _call(experiment)
     words = ["perdure", "run", experiment.stream, experiment.method]
-    plain = asdict(experiment) | asdict(experiment.setting)
-    for item in (*fields(Experiment), *fields(Setting)):
-        value = plain[item.name]
-        if item.name in ("stream", "method", "options", "setting", "seeds") or value == item.default:
-            continue
-        words += [flag(item.name)] if value is True else [flag(item.name), str(value)]
-    if len(experiment.seeds) > 1:
-        words += ["--seeds", str(len(experiment.seeds))]
-    elif experiment.seeds != (0,):
-        words += ["--seed", str(experiment.seeds[0])]
+    for name, value in _given(experiment).items():
+        words += [flag(name)] if value is True else [flag(name), str(value)]
     for name, value in experiment.options.items():
         words += [flag(name), _word(value)]
     return shlex.join(words)
@@ -147,15 +140,17 @@ def command(experiment: Experiment) -> str:
 
 def _call(experiment: Experiment) -> str:
     """The call of `perdure.run` that runs an experiment on a net of the user's own."""
-    plain = {item.name: getattr(experiment, item.name) for item in fields(Experiment)}
-    plain |= {item.name: getattr(experiment.setting, item.name) for item in fields(Setting)}
-    defaults = {item.name: item.default for item in (*fields(Experiment), *fields(Setting))}
-    seeds = plain.pop("seeds")
-    several = {"seeds": len(seeds)} if len(seeds) > 1 else {"seed": seeds[0]} if seeds != (0,) else {}
-    told = {name: value for name, value in plain.items() if name not in ("stream", "method", "net", "setting")}
-    given = {name: value for name, value in told.items() if value != defaults[name] and value != {}} | several
-    words = [repr(experiment.stream), repr(experiment.method), "net=net"]
-    return f"perdure.run({', '.join([*words, *(f'{name}={value!r}' for name, value in given.items())])})"
+    given = {**_given(experiment), **({"options": experiment.options} if experiment.options else {})}
+    words = [f"{name}={value!r}" for name, value in given.items() if name != "net"]
+    return f"perdure.run({', '.join([repr(experiment.stream), repr(experiment.method), 'net=net', *words])})"
+
+
+def _given(experiment: Experiment) -> dict[str, Any]:
+    """The options without a dot that are not as they ship, by name, seeds last."""
+    plain, seeds = asdict(experiment) | asdict(experiment.setting), experiment.seeds
+    told = [item for item in (*fields(Experiment), *fields(Setting)) if item.name not in APART]
+    given = {item.name: plain[item.name] for item in told if plain[item.name] != item.default}
+    return given | ({"seeds": len(seeds)} if len(seeds) > 1 else {"seed": seeds[0]} if seeds != (0,) else {})
 
 
 def _word(value: Any) -> str:
