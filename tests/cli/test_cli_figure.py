@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from perdure.experiments import figures
+from perdure.experiments.figures.lab import Lab
 
 
 def test_a_figure_is_drawn_from_what_is_stored(perdure, monkeypatch) -> None:
@@ -32,7 +33,7 @@ def test_what_was_measured_is_stored_and_not_measured_again(perdure, monkeypatch
     entry = {
         "figure": "order",
         "base": "digits",
-        "numbers": figures.measured("order", figures.Lab(smoke=True))["numbers"],
+        "numbers": figures.measured("order", Lab(smoke=True))["numbers"],
     }
     monkeypatch.setattr(figures, "measured", lambda name, lab: entry)
     assert "numbers: " in perdure("figure order").out

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 
-from perdure.experiments import figures
 from perdure.experiments.figures import fearnet
-from perdure.experiments.figures.lab import Lab
+from perdure.experiments.figures.lab import Lab, Numbers
+from perdure.report.figures import STYLE
 
 
 def test_the_base_is_what_the_encoder_knows_and_the_rest_comes_one_by_one() -> None:
@@ -30,7 +31,7 @@ def test_a_smoke_test_measures_and_draws_everything() -> None:
     joint = numbers["found"]["joint"]
     assert joint["line"][0][-1] == pytest.approx(numbers["offline"][0], abs=1e-4)
     assert joint["all"][0] == pytest.approx(np.mean(joint["line"][0][1:]) / numbers["offline"][0], abs=1e-3)
-    with figures.matplotlib.rc_context(figures.STYLE):
+    with matplotlib.rc_context(STYLE):
         left, right = fearnet.draw(numbers).axes
     means = [line for line in left.lines if len(line.get_xdata()) > 1]
     for line, found in zip(means, reversed(numbers["found"].values()), strict=True):
@@ -38,7 +39,7 @@ def test_a_smoke_test_measures_and_draws_everything() -> None:
     assert len([line for line in right.lines if len(line.get_xdata())]) == 3 * len(numbers["found"])
 
 
-def drawn(**changes: list[float]) -> figures.Numbers:
+def drawn(**changes: list[float]) -> Numbers:
     every = {
         "fearnet": [0.9, 0.8, 0.9],
         "fearnet, variances only": [0.8, 0.8, 0.8],

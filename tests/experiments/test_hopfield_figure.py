@@ -9,7 +9,7 @@ from perdure.evaluate import examine
 from perdure.experiments import figures
 from perdure.experiments.execution import prepare
 from perdure.experiments.figures import hopfield
-from perdure.experiments.figures.lab import Lab
+from perdure.experiments.figures.lab import Lab, Numbers
 from perdure.methods.hopsupsup import HopSupSup, Memories
 from perdure.rng import fold
 from perdure.streams.stream import Stream
@@ -64,7 +64,7 @@ def test_what_is_recalled_is_what_the_method_answers(lived: tuple[HopSupSup, Str
     assert alone["masks"] == alone["storkey"] == alone["hebbian"]  # one mask is always recalled
 
 
-def _numbers(**changes: list[float]) -> figures.Numbers:
+def _numbers(**changes: list[float]) -> Numbers:
     """Two widths, looked at after 1, 2 and 5 tasks; a change is what a line shows at the wide one."""
     lines = {"masks": [0.9, 0.9, 0.9], "storkey": [0.9, 0.9, 0.4], "hebbian": [0.9, 0.9, 0.3]} | changes
     narrow = {"masks": [0.8, 0.8, 0.8], "storkey": [0.8, 0.5, 0.2], "hebbian": [0.8, 0.4, 0.2]}

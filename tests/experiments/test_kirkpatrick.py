@@ -11,7 +11,7 @@ from perdure.experiments import figures
 from perdure.experiments.execution import prepare
 from perdure.experiments.figures import overlap as overlapping
 from perdure.experiments.figures import permutations
-from perdure.experiments.figures.lab import FIT, Lab
+from perdure.experiments.figures.lab import FIT, Lab, Numbers
 from perdure.experiments.figures.overlap import layers, overlap
 from perdure.rng import fold, normal
 
@@ -100,7 +100,7 @@ def test_curves_are_those_of_a_walk_that_is_broken_off() -> None:
     assert curves[0, 1] == pytest.approx(short[1, 0])
 
 
-def _perms(ewc: float, plain: float, dropout: float) -> figures.Numbers:
+def _perms(ewc: float, plain: float, dropout: float) -> Numbers:
     points, few, tasks = 2, 3, 4
     learning = {
         name: [[[0.1, *[0.9] * points, *[end] * (points * (few - 1))]] * few] * 2
@@ -151,7 +151,7 @@ def _marked(axes) -> list:
     return [line for line in axes.lines if line.get_marker() == "o"]
 
 
-def _overlaps(large: list[float]) -> figures.Numbers:
+def _overlaps(large: list[float]) -> Numbers:
     small = {"overlap": [[0.95] * 7] * 2, "accuracy": [[0.9, 0.9]] * 2}
     return {"squares": {"small": 2, "large": 7}, "small": small, "large": {**small, "overlap": [large] * 2}}
 

@@ -12,7 +12,7 @@ from perdure.experiments import figures
 from perdure.experiments.execution import prepare
 from perdure.experiments.experiment import Experiment
 from perdure.experiments.figures import coding, packing
-from perdure.experiments.figures.lab import Lab
+from perdure.experiments.figures.lab import Lab, Numbers
 from perdure.ops.codec import encode, unpack
 from perdure.rng import bits, fold, permutation
 
@@ -39,7 +39,7 @@ def test_packing_measures_each_task_right_after_it_was_learned() -> None:
         assert numbers["split"][method] == [pytest.approx(rows, abs=1e-5)]
 
 
-def _room(packnet: list[float], cpg: float) -> figures.Numbers:
+def _room(packnet: list[float], cpg: float) -> Numbers:
     rows = {"independent": [[0.97] * 10], "packnet": [packnet], "cpg": [[cpg] * 10]}
     return {"permuted": rows, "split": rows, "bytes": {"permuted": dict.fromkeys(packing.METHODS, 1000)}}
 
@@ -157,7 +157,7 @@ def test_lengths_of_a_life_are_those_of_its_masks_a_layer_at_a_time(transfer: st
     np.testing.assert_allclose(found["told"], told[best])
 
 
-def _bits(none: float, scores: float, masks: float) -> figures.Numbers:
+def _bits(none: float, scores: float, masks: float) -> Numbers:
     kinds = {"none": none, "scores": scores, "masks": masks}
     lives = {s: {"stored": [[1.0] * 2], "alone": [[1.0] * 2], "told": [[1.0, 2 * x - 1]]} for s, x in kinds.items()}
     return {"tasks": 2, **{rule: {s: life | {"acc": [0.9]} for s, life in lives.items()} for rule in coding.RULES}}

@@ -11,7 +11,7 @@ from perdure.contract import Fit, Task, TaskId
 from perdure.data import Arrays
 from perdure.experiments import figures
 from perdure.experiments.figures import pruning
-from perdure.experiments.figures.lab import Lab
+from perdure.experiments.figures.lab import Lab, Numbers
 from perdure.experiments.figures.pruning import budgets, pruned, retrained
 from perdure.methods.finetune import Finetune
 from perdure.model import Model
@@ -81,7 +81,7 @@ def test_what_was_pruned_stays_zero_and_what_survives_goes_on_from_its_value(fit
     assert all(torch.equal(still.params[name], w) for name, w in cut.params.items())
 
 
-def _made_up(cut: float, steps: float) -> figures.Numbers:
+def _made_up(cut: float, steps: float) -> Numbers:
     points = len(pruning.POWERS)
     seeds = {
         "cut": [[0.02] * 4 + [cut] * (points - 4), [0.03] * 4 + [cut] * (points - 4)],

@@ -14,7 +14,7 @@ from perdure.experiments.execution import prepare
 from perdure.experiments.experiment import Experiment
 from perdure.experiments.figures import bytes as cost
 from perdure.experiments.figures import recognise, transfer
-from perdure.experiments.figures.lab import Lab
+from perdure.experiments.figures.lab import Lab, Numbers
 from perdure.fold import Moment, Setting
 from perdure.methods.supsup import Supermasks, SupSup
 from perdure.ops.superpose import bind, one_shot
@@ -116,7 +116,7 @@ def test_lives_are_kept_while_they_are_measured(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def _line(task: list[float], given: float) -> figures.Numbers:
+def _line(task: list[float], given: float) -> Numbers:
     told = {"task": task, "label": [given * share for share in task]}
     return {"masks": [5, 10], "bytes": 1000, "given": [given, given], "entropy": told, "surplus": told}
 
@@ -170,7 +170,7 @@ def test_a_start_that_gets_there_later_or_never_is_said_to() -> None:
             np.testing.assert_allclose(line.get_xydata(), np.stack([[10, 40, 160], numbers[rule][start][0]], 1))
 
 
-def _costs(**changes: tuple[float, int]) -> figures.Numbers:
+def _costs(**changes: tuple[float, int]) -> Numbers:
     budgets = {"supsup e 2": (0.8, 20_000), "supsup e 6": (0.9, 40_000), "supsup e 18": (0.95, 60_000)}
     bounds = {"finetune": (0.5, 200_000), "independent": (0.97, 2_000_000), "hopsupsup": (0.5, 30_000_000)}
     points = {**dict.fromkeys(cost.RUNS, (0.9, 300_000)), **budgets, **bounds, **changes}

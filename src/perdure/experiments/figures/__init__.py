@@ -14,20 +14,19 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import torch
 
 import perdure
 from perdure.contract import unknown
 from perdure.experiments.cost import spoken
-from perdure.experiments.figures.lab import Finding, Lab, Numbers
 from perdure.experiments.provenance import commit, today
 from perdure.report import check_picture
-from perdure.report.figures import STYLE
 from perdure.store import read_json, write
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # those who only ask for names need no matplotlib
     from matplotlib.figure import Figure
+
+    from perdure.experiments.figures.lab import Finding, Lab, Numbers
 
 NAMES = (
     "plane",
@@ -68,6 +67,8 @@ def module(name: str) -> Any:
 
 def base_of(name: str) -> str:
     """On which images a figure is measured when nothing else is said: digits, but where they are too small for it."""
+    from perdure.experiments.figures.lab import Lab
+
     base: str = getattr(module(name), "BASE", Lab.base)
     return base
 
@@ -136,6 +137,10 @@ def keep(entry: dict[str, Any]) -> Path:
 
 def drawn(name: str, numbers: Numbers) -> Figure:
     """The picture of some numbers."""
+    import matplotlib
+
+    from perdure.report.figures import STYLE
+
     with matplotlib.rc_context(STYLE):
         figure: Figure = module(name).draw(numbers)
     return figure
@@ -147,6 +152,10 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         Refused: the ending is unknown, or the file cannot be written.
     """
+    import matplotlib
+
+    from perdure.report.figures import STYLE
+
     check_picture(path)
     file, kind = io.BytesIO(), path.suffix[1:].lower()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "perdure"}):
