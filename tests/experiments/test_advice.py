@@ -109,7 +109,7 @@ def test_fearnet_is_projected_with_the_examples_it_holds_until_it_sleeps() -> No
 def test_cpg_is_projected_as_long_as_it_need_not_grow() -> None:
     projection = projected("cpg", SMALL, nets.build(SMALL.net, SMALL.shape, 0))
     net = nets.build(SMALL.net, SMALL.shape, 0)
-    trunk = sum(w.numel() for w in net.parameters()) * 5  # weights, and a byte for the owner of each
+    trunk = sum(w.numel() for w in net.parameters()) * 4
     assert trunk < projection.at(1) < 1.2 * trunk
     assert "grows" in ROWS["cpg"].but
 

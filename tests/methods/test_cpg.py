@@ -84,7 +84,7 @@ def test_growing_appends_free_units_and_keeps_all_bits(size: float) -> None:
             assert int((large.owner[name] > 0).sum()) == int((mine > 0).sum())  # what is new is free
             assert tree.equal(large.model.params[name][corner].clone(), state.model.params[name])
             assert (large.model.params[name] != 0).all()
-        assert tree.equal(bind(state, 1), bind(large, 1))
+        assert tree.equal(bind(state, state.owner, 1), bind(large, large.owner, 1))
         assert tree.equal(_answer(method, state, task), _answer(method, large, task))
 
 
@@ -108,7 +108,7 @@ def test_old_logits_keep_their_bits_after_growth_and_further_tasks(optimizer: st
     states = _learn(method, *tasks)
     assert [state.size for state in states] == [1.0, 1.0, 3.0, 3.0]
     for number, task in enumerate(tasks):
-        assert tree.equal(*(bind(states[at], number + 1) for at in (number + 1, 3)))
+        assert tree.equal(*(bind(states[at], states[at].owner, number + 1) for at in (number + 1, 3)))
         assert tree.equal(*(_answer(method, states[at], task) for at in (number + 1, 3)))
     for before, after in pairwise(states):
         owner = after.owner["0.weight"]
@@ -182,7 +182,7 @@ def test_masks_lie_over_the_weights_of_older_tasks_alone() -> None:
     assert state.tasks[0].picks == {}
     dropped = 0
     for t in (2, 3):
-        params = bind(state, t)
+        params = bind(state, state.owner, t)
         for name, mine in state.owner.items():
             theirs, own = older(mine, t), mine == t
             picked = unpack(decode(state.tasks[t - 1].picks[name], n := int(theirs.sum())), n)
@@ -224,8 +224,11 @@ def test_vectors_are_each_tasks_own_and_the_state_grows_by_little() -> None:
         assert set(own.part.head) == names
     assert not torch.equal(*(own.part.head["1.weight"] for own in states[2].tasks))
     fixed = 4 * (16 * 3 + 8 + 18) + (4 * 32 + 8) + 8 * 2  # vectors and head, statistics, labels
-    coded = tree.nbytes(states[2].tasks[1].picks)
-    assert tree.nbytes(states[2]) - tree.nbytes(states[1]) == fixed + coded
+    coded, owned = (
+        tree.nbytes(states[2].tasks[1].picks),
+        tree.nbytes(tuple(codes[1] for codes in states[2].masks.values())),
+    )
+    assert tree.nbytes(states[2]) - tree.nbytes(states[1]) == fixed + coded + owned
     assert coded <= sum((int((mine == 1).sum()) + 7) // 8 + 2 for mine in states[1].owner.values())
 
 
@@ -326,7 +329,7 @@ def test_a_net_that_cannot_grow_is_named_and_learns_at_limit_1() -> None:
     assert [state.size for state in states] == [1.0, 1.0, 1.0]
     assert "0.weight" not in states[2].owner  # every task sees it as it is
     for number in (0, 1):
-        assert torch.equal(bind(states[2], number + 1)["0.weight"], states[0].model.params["0.weight"])
+        assert torch.equal(bind(states[2], states[2].owner, number + 1)["0.weight"], states[0].model.params["0.weight"])
         then, now = (_answer(method, states[at], _task(number)) for at in (number + 1, 2))
         assert tree.equal(then, now)
 

@@ -101,13 +101,18 @@ def test_the_free_share_shrinks_by_q_each_task(q: float) -> None:
         assert int((states[5].owner["3.weight"] == 0).sum()) == 128 // 32  # five tasks leave 3.1 %
 
 
-def test_a_task_costs_its_head_and_statistics_and_the_trunk_a_byte_a_weight() -> None:
+def test_a_task_costs_its_head_its_statistics_and_a_mask_of_what_no_earlier_one_owns() -> None:
     states = _three(PackNet(_net(), FIT))
-    trunk = 6 * 16 + 16 + 16 + 16 + 16 * 8 + 8
-    assert tree.components(states[0])["owner"] == trunk
-    head, statistics, classes = 4 * (2 * 8 + 2), 4 * (16 + 16) + 8, 8 * 2
-    sizes = [tree.nbytes(state) for state in states]
-    assert [after - before for before, after in pairwise(sizes)] == [head + statistics + classes] * 3
+    assert tree.components(states[0]) == {"model": tree.nbytes(states[0].model)}
+    fixed = 4 * (2 * 8 + 2) + 4 * (16 + 16) + 8 + 8 * 2  # head, statistics, labels
+    for before, after in pairwise(states):
+        t = len(after.parts)
+        free = [int((mine == 0).sum()) for mine in before.owner.values()]
+        coded = tuple(masks[t - 1] for masks in after.masks.values())
+        assert tree.nbytes(after) - tree.nbytes(before) == fixed + tree.nbytes(coded)
+        assert all(
+            len(code) <= (n + 7) // 8 + 1 for code, n in zip(coded, free, strict=True)
+        )  # a bit each, and a header
 
 
 def test_training_and_retraining_share_the_steps_of_fit() -> None:

@@ -23,9 +23,9 @@ that number nobody knows here, so half is given back in any case, and more as lo
 Scores start at .005 and are cut at 0 (the paper: .01 and .005), so that decay alone drops no weight; they share the
 optimiser of `fit`. Ratios are pruned at once, not along a cubic schedule. Free weights start at the values they had
 before life. Moments are fresh in every phase. Inference by entropy is not in the paper, which is given the id.
-Memory: a byte a weight, and for each task its vectors, head, statistics, and at most about a bit for each older weight.
-A task that is forgotten or learned anew takes these along; what it owned stays, in use, while a later task is kept, and
-is then free again. The net stays as large as it has become.
+Memory: the network, and for each task its vectors, head, statistics, a coded mask of the weights it owns, and at most
+about a bit for each older weight. A task that is forgotten or learned anew takes these along; what it owned stays, in
+use, while a later task is kept, and is then free again. The net stays as large as it has become.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from perdure.ops.chain import chain, widened
 from perdure.ops.codec import decode, encode, unpack
 from perdure.ops.infer import Bound, respond
 from perdure.ops.masks import Through, learn_masks
-from perdure.ops.owners import indices, released, vacated
+from perdure.ops.owners import Codes, at_rest, at_work, indices, released, vacated
 from perdure.ops.select import largest
 from perdure.rng import fold
 from perdure.train import Descent, Layout, frozen, length, minimise
@@ -83,9 +83,14 @@ class Grown(NamedTuple):
     """One network that all tasks share, as large as it has become, and to which of them each weight belongs."""
 
     model: Model  # its weights, free ones as they started; and vectors, head and statistics as every task starts
-    owner: Params  # uint8 for each weight: 0 free, t of the t-th task
+    masks: Codes  # of owners at rest
     size: float  # in parameters, of the net as it was given
     tasks: tuple[Own | None, ...]  # in the order of learning; None where one is forgotten that later ones build on
+
+    @property
+    def owner(self) -> Params:
+        """Of each weight, uint8: 0 free, t of the t-th task."""
+        return at_work(self.masks, self.model.params)
 
 
 class Draft(NamedTuple):
@@ -102,15 +107,14 @@ def older(owner: Tensor, t: int) -> Tensor:
     return (owner > 0) & (owner < t)
 
 
-def bind(state: Grown, t: int) -> Params:
+def bind(state: Grown, owner: Params, t: int) -> Params:
     """The parameters of the t-th task (1 for the first), at the shapes that it was learned at."""
     own = state.tasks[t - 1]
     assert own is not None
     params = {**state.model.params, **own.part.head}
     for name, shape in own.shapes.items():
         corner = tuple(map(slice, shape))
-        owner = state.owner[name][corner]
-        seen, theirs = owner == t, older(owner, t)
+        seen, theirs = owner[name][corner] == t, older(owner[name][corner], t)
         if n := int(theirs.sum()):
             seen[theirs] = unpack(decode(own.picks[name], n), n)
         params[name] = params[name][corner].where(seen, 0.0).contiguous()
@@ -172,9 +176,8 @@ def grow(net: nn.Module, fit: Fit, state: Grown, size: float, key: int) -> Grown
     model = state.model._replace(
         params=pasted(state.model.params, begun.params), stats=pasted(state.model.stats, begun.stats)
     )
-    return Grown(
-        model, pasted(state.owner, {n: torch.zeros_like(w) for n, w in begun.params.items()}), size, state.tasks
-    )
+    owner = pasted(state.owner, {name: torch.zeros_like(w) for name, w in begun.params.items()})
+    return Grown(model, at_rest(owner, len(state.tasks)), size, state.tasks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +232,7 @@ class CPG(Method):
             if still:
                 raise Refused(f"{min(still)} is frozen, and what is frozen cannot grow; set method.limit to 1")
             chain(self.net, head_of(self.net, self.fit), ADVICE)
-        return Grown(model, {name: torch.zeros_like(w, dtype=torch.uint8) for name, w in weights.items()}, 1.0, ())
+        return Grown(model, dict.fromkeys(weights, ()), 1.0, ())
 
     def learn(self, state: Grown, task: Task, key: int) -> tuple[Grown, Trace]:
         learned = indices(state.tasks)
@@ -263,8 +266,9 @@ class CPG(Method):
         return self._end(state, best, t, index), Trace(torch.cat(losses))
 
     def ready(self, state: Grown) -> Bound:
+        owner = state.owner
         tasks = {
-            own.task: Model(bind(state, t), own.part.stats, own.part.id.classes, {})
+            own.task: Model(bind(state, owner, t), own.part.stats, own.part.id.classes, {})
             for t, own in enumerate(state.tasks, 1)
             if own is not None
         }
@@ -276,7 +280,8 @@ class CPG(Method):
     def forget(self, state: Grown, index: int) -> Grown:
         tasks, begun = vacated(state.tasks, index), fresh(self.net, self.fit, state.size, fold(index, "forgotten"))
         params, owner = released(state.model.params, state.owner, len(tasks), begun.params)
-        return state._replace(model=state.model._replace(params=params), owner=owner, tasks=tasks)
+        model = state.model._replace(params=params)
+        return state._replace(model=model, masks=at_rest(owner, len(tasks)), tasks=tasks)
 
     def _hold_back(self, task: Task, key: int) -> tuple[Task, Examples]:
         """The task without the examples that it is measured on, and those."""
@@ -346,7 +351,7 @@ class CPG(Method):
         part = Part(TaskId(index, model.labels), head, model.stats)
         own = Own(part, picks, {name: tuple(mine.shape) for name, mine in owner.items()})
         shared = state.model._replace(params=state.model.params | weights)
-        return Grown(shared, owner, state.size, (*state.tasks, own))
+        return Grown(shared, at_rest(owner, t), state.size, (*state.tasks, own))
 
 
 def _with_rows(model: Model, head: tuple[str, str], rows: Tensor) -> Model:

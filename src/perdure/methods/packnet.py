@@ -20,8 +20,8 @@ to). Normalisation statistics are each task's own and not frozen after the first
 other inputs). Exactly floor(q n) weights of a layer are freed, ties in order of place, where the authors' code frees
 every weight up to a cut-off. Moments are fresh in every phase, whatever `fit.moments` says. Inference by entropy is not
 in the paper, which is given the id.
-Memory: a byte a trunk weight, and for each task its head and statistics. A task that is forgotten or learned anew takes
-these along; what it owned stays, in use, while a later task is kept, and is then free again.
+Memory: the trunk, and for each task a coded mask of what it owns, its head and statistics. A task that is forgotten or
+learned anew takes these along; what it owned stays, in use, while a later task is kept, and is then free again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from torch import Tensor
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
 from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, start
 from perdure.ops.infer import Bound, respond
-from perdure.ops.owners import indices, released, vacated
+from perdure.ops.owners import Codes, at_rest, at_work, indices, released, vacated
 from perdure.rng import fold
 from perdure.train import frozen, length, minimise
 
@@ -47,8 +47,13 @@ class Packed(NamedTuple):
     """One trunk that all tasks share, and to which of them each of its weights belongs."""
 
     model: Model  # the trunk, and the head and statistics that every task starts from
-    owner: Params  # uint8 for each trunk parameter: 0 free, t of the t-th task
+    masks: Codes  # of owners at rest, of the trunk's parameters
     parts: tuple[Part | None, ...]  # in the order of learning; None where a task is forgotten that later ones build on
+
+    @property
+    def owner(self) -> Params:
+        """Of each trunk parameter, uint8: 0 free, t of the t-th task."""
+        return at_work(self.masks, self.model.params)
 
 
 def bind(params: Params, owner: Params, t: int) -> Params:
@@ -79,8 +84,8 @@ def freeze(state: Packed, model: Model, owner: Params, index: int) -> Packed:
     """The state after a task: what it owns joins the trunk, its head and statistics are kept beside it."""
     trunk = {name: model.params[name] if name in owner else w for name, w in state.model.params.items()}
     head = {name: w for name, w in model.params.items() if name not in owner}
-    part = Part(TaskId(index, model.labels), head, model.stats)
-    return Packed(state.model._replace(params=trunk), owner, (*state.parts, part))
+    parts = (*state.parts, Part(TaskId(index, model.labels), head, model.stats))
+    return Packed(state.model._replace(params=trunk), at_rest(owner, len(parts)), parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +117,14 @@ class PackNet(Method):
     def init(self, key: int, background: Examples | None = None) -> Packed:
         model, head = start(self.net, self.fit, key), parts_of(head_of(self.net, self.fit))
         trunk = {name: w for name, w in model.params.items() if name not in head}
-        state = Packed(model, {name: torch.zeros_like(w, dtype=torch.uint8) for name, w in trunk.items()}, ())
+        state = Packed(model, dict.fromkeys(trunk, ()), ())
         if not self._layers(state):
             raise Refused("PackNet packs the weights below the head, and this net has none that may move; add a layer")
         return state
 
     def vet(self, tasks: Sequence[Task]) -> None:
         state = self.init(0)
-        free = {name: state.owner[name].numel() for name in self._layers(state)}
+        free = {name: state.model.params[name].numel() for name in self._layers(state)}
         for t in range(1, len({task.id.index for task in tasks if task.id is not None}) + 1):
             self._check_room(state, free, t)
             free = {name: int(self.prune * n) for name, n in free.items()}
@@ -139,10 +144,10 @@ class PackNet(Method):
         return freeze(state, model, owner, index), Trace(torch.cat([trained.loss, retrained.loss]))
 
     def ready(self, state: Packed) -> Bound:
-        tasks = {}
+        tasks, owner = {}, state.owner
         for t, part in enumerate(state.parts, 1):
             if part is not None:
-                params = {**bind(state.model.params, state.owner, t), **part.head}
+                params = {**bind(state.model.params, owner, t), **part.head}
                 tasks[part.task] = Model(params, part.stats, part.id.classes, {})
         return Bound(state.model, tasks)
 
@@ -152,12 +157,12 @@ class PackNet(Method):
     def forget(self, state: Packed, index: int) -> Packed:
         parts, fresh = vacated(state.parts, index), start(self.net, self.fit, fold(index, "forgotten"))
         params, owner = released(state.model.params, state.owner, len(parts), fresh.params)
-        return Packed(state.model._replace(params=params), owner, parts)
+        return Packed(state.model._replace(params=params), at_rest(owner, len(parts)), parts)
 
     def _layers(self, state: Packed) -> list[str]:
         """The weights to pack: trunk parameters of two or more dimensions that may move."""
         still = frozen(self.net, self.fit)
-        return [name for name, mine in state.owner.items() if mine.ndim > 1 and name not in still]
+        return [name for name in state.masks if state.model.params[name].ndim > 1 and name not in still]
 
     def _phases(self, examples: int) -> tuple[Fit, Fit]:
         """How to train, and how to retrain."""
@@ -170,8 +175,9 @@ class PackNet(Method):
 
     def _claim(self, state: Packed, t: int, layers: Sequence[str]) -> Params:
         """All that is free, owned by the t-th task."""
-        self._check_room(state, {name: int((state.owner[name] == 0).sum()) for name in layers}, t)
-        return {name: mine.masked_fill(mine == 0, t) for name, mine in state.owner.items()}
+        owner = state.owner
+        self._check_room(state, {name: int((owner[name] == 0).sum()) for name in layers}, t)
+        return {name: mine.masked_fill(mine == 0, t) for name, mine in owner.items()}
 
     def _check_room(self, state: Packed, free: Mapping[str, int], t: int) -> None:
         """Raises Refused where a layer has nothing left to give to the t-th task."""
@@ -180,6 +186,6 @@ class PackNet(Method):
         for name, left in free.items():
             if not left:
                 raise Refused(
-                    f"the network is full: in {name} all {state.owner[name].numel()} weights are owned by the {t - 1} "
-                    f"tasks before this one. Use a wider net, or raise method.prune (now {self.prune:g})"
+                    f"the network is full: in {name} all {state.model.params[name].numel()} weights are owned by the "
+                    f"{t - 1} tasks before this one. Use a wider net, or raise method.prune (now {self.prune:g})"
                 )

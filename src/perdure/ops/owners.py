@@ -3,17 +3,23 @@
 An owner is the place of its task in the order of learning, from 1; 0 is nobody. A task that is forgotten leaves a gap
 there, so that the others stay what they are to their weights. What it owned stays where later tasks may run on it, and
 is free where there are none.
+
+At work owners are a byte a weight. At rest they are a mask a task: which of the weights that no earlier task owns are
+its own. Together these take about what the shares of the tasks leave undecided, n H(shares) bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from perdure.model import Own, place_of
+from perdure.ops.codec import decode, encode, unpack
 
 Params = dict[str, Tensor]
+Codes = dict[str, tuple[Tensor, ...]]
 
 
 def indices(parts: tuple[Own | None, ...]) -> list[int | None]:
@@ -37,3 +43,39 @@ def released(params: Params, owner: Params, tasks: int, fresh: Mapping[str, Tens
     kept = {name: mine <= tasks for name, mine in owner.items()}
     freed = {name: params[name].where(mine, fresh[name].to(params[name])) for name, mine in kept.items()}
     return params | freed, {name: mine * kept[name] for name, mine in owner.items()}
+
+
+def at_rest(owner: Params, tasks: int) -> Codes:
+    """Owners (uint8, by name) as a coded mask a task, in the order of learning.
+
+    Args:
+        tasks: the highest owner there may be.
+    """
+
+    def masks(mine: Tensor) -> Iterator[Tensor]:
+        rest = mine.flatten()
+        for t in range(1, tasks + 1):
+            own = rest == t
+            yield encode(own)
+            rest = rest[~own]
+
+    return {name: tuple(masks(mine)) for name, mine in owner.items()}
+
+
+def at_work(codes: Codes, params: Mapping[str, Tensor]) -> Params:
+    """The owners that `at_rest` took, uint8 in the shapes of the parameters they are of.
+
+    Raises:
+        Refused: a mask is damaged, or of parameters of another size.
+    """
+
+    def owners(masks: tuple[Tensor, ...], like: Tensor) -> Tensor:
+        owner = torch.zeros_like(like, dtype=torch.uint8, memory_format=torch.contiguous_format)
+        free = torch.arange(like.numel(), device=like.device)
+        for t, code in enumerate(masks, 1):
+            own = unpack(decode(code, len(free)), len(free))
+            owner.view(-1)[free[own]] = t
+            free = free[~own]
+        return owner
+
+    return {name: owners(masks, params[name]) for name, masks in codes.items()}
