@@ -147,20 +147,40 @@ def test_an_id_narrows_the_labels_that_compete() -> None:
 
 def test_tasks_that_are_found_are_counted_where_they_are_inferred() -> None:
     asked = exam([0, 1, 2], [0, 1, 2])  # of task 3
-    for scenario in (Scenario.GNS, Scenario.GNU):
-        rule = Rule(torch.eye(3), [0, 1, 2], task=[3, 0, 3])
-        assert evaluate.examine(rule, None, asked, scenario).task == pytest.approx(2 / 3)
-        assert math.isnan(evaluate.examine(Rule(torch.eye(3), [0, 1, 2]), None, asked, scenario).task)
-    for scenario in (Scenario.GG, Scenario.NNS):  # the id is given; masks have numbers, which are not the tasks'
-        rule = Rule(torch.eye(3), [0, 1, 2], task=[3, 0, 3])
-        assert math.isnan(evaluate.examine(rule, None, asked, scenario).task)
+    for scenario in (Scenario.GNS, Scenario.GNU, Scenario.NNS):
+        cell = evaluate.examine(Rule(torch.eye(3), [0, 1, 2], task=[3, 0, 3]), None, asked, scenario)
+        assert cell.taken == pytest.approx({0: 1 / 3, 3: 2 / 3})
+        assert evaluate.own([cell], [3]) == pytest.approx([2 / 3])
+        assert evaluate.own([cell], [1]) == [0]
+        silent = evaluate.examine(Rule(torch.eye(3), [0, 1, 2]), None, asked, scenario)
+        assert silent.taken == {}
+        assert np.isnan(evaluate.own([silent, silent], [3, 4])).all()
+        assert np.isnan(evaluate.own([silent, silent], None)).all()
+    given = evaluate.examine(Rule(torch.eye(3), [0, 1, 2], task=[3, 0, 3]), None, asked, Scenario.GG)
+    assert given.taken == {}  # the id is given, not inferred
+
+
+def test_what_is_told_apart_without_ids_belongs_to_the_task_that_most_of_it_is_from() -> None:
+    def cell(**taken: float) -> evaluate.Cell:
+        return evaluate.Cell(1.0, NAN, {int(number[1:]): share for number, share in taken.items()})
+
+    one_each = [cell(m4=1.0), cell(m2=1.0)]
+    assert evaluate.own(one_each, None).tolist() == [1, 1]  # whatever their numbers are
+    assert evaluate.own([cell(m0=0.7, m1=0.3), cell(m2=1.0)], None) == pytest.approx([1, 1])  # two masks, one task
+    assert evaluate.own([cell(m0=1.0), cell(m0=1.0)], None).tolist() == [1, 0]  # one mask for both
+    mixed = [cell(m0=0.9, m1=0.1), cell(m0=0.2, m1=0.8), cell(m0=0.5, m1=0.5)]
+    assert evaluate.own(mixed, None) == pytest.approx([0.9, 0.8, 0])
+    assert np.isnan(evaluate.own([cell(m0=1.0), cell()], None)).tolist() == [False, True]
 
 
 def test_no_row_for_its_labels_is_nan_not_zero() -> None:
     empty = Rule(torch.zeros(3, 0), [])
-    assert all(map(math.isnan, evaluate.examine(empty, None, exam([0, 1, 1], [0, 1]), Scenario.GNS)))
-    others = Rule(torch.zeros(3, 2), [4, 5])
-    assert all(map(math.isnan, evaluate.examine(others, None, exam([0, 1, 1], [0, 1]), Scenario.GNU)))
+    others = Rule(torch.zeros(3, 2), [4, 5], task=[0, 0, 0])
+    for rule, scenario in ((empty, Scenario.GNS), (others, Scenario.GNU)):
+        asked, given, taken = evaluate.examine(rule, None, exam([0, 1, 1], [0, 1]), scenario)
+        assert math.isnan(asked)
+        assert math.isnan(given)
+        assert taken == {}
 
 
 def test_without_ids_there_is_no_second_figure() -> None:

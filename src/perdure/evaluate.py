@@ -10,7 +10,7 @@ BWT, FWT); A. Chaudhry et al., "Riemannian walk for incremental learning", 2018,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 
     asked: float  # accuracy as the scenario asks: with the id in GG, without elsewhere
     given: float  # accuracy with the id; NaN in NNs, which has none
-    task: float  # inputs that were given their own task; NaN where none is inferred, or in NNs nobody knows it
+    taken: Mapping[int, float]  # shares of its inputs by the task that was inferred; none where none is
 
 
 def _hits(answer: Answer, y: Tensor) -> Tensor:
@@ -71,17 +71,16 @@ def examine(
     n = len(exam.examples)
     rows = torch.arange(n) if limit is None or limit >= n else permutation(0, n)[:limit].sort().values
     asked_id = exam.id if scenario is Scenario.GG else None
-    asked, given, task = (torch.zeros((), device=device) for _ in range(3))
-    given_measured = scenario is not Scenario.NNS
-    inferred = given_measured and asked_id is None
+    asked, given = (torch.zeros((), device=device) for _ in range(2))
+    given_measured, tasks = scenario is not Scenario.NNS, list[Tensor]()
     for x, y, _ in blocks(exam.examples, device, rows):
         answer = method.predict(ready, x, asked_id)
         if not _measurable(answer, exam.id.classes):
-            return Cell(float("nan"), float("nan"), float("nan"))
+            return Cell(float("nan"), float("nan"), {})
         hits = _hits(answer, y)
         asked += hits
-        if inferred := inferred and answer.task is not None:
-            task += (answer.task == exam.id.index).sum()
+        if asked_id is None and answer.task is not None:
+            tasks.append(answer.task)
         if not given_measured:
             continue
         if asked_id is None:
@@ -91,9 +90,26 @@ def examine(
                 given += hits if narrowed.labels is answer.labels else _hits(narrowed, y)
         else:
             given += hits
-    shares = (float(count) / len(rows) for count in (asked, given, task))
-    known = (True, given_measured, inferred)
-    return Cell(*(share if there else float("nan") for share, there in zip(shares, known, strict=True)))
+    found, counts = (torch.cat(tasks) if tasks else torch.empty(0)).unique(return_counts=True)
+    taken = {int(task): count / len(rows) for task, count in zip(found, counts.tolist(), strict=True)}
+    return Cell(float(asked) / len(rows), float(given) / len(rows) if given_measured else float("nan"), taken)
+
+
+def own(cells: Sequence[Cell], tasks: Sequence[int] | None) -> Matrix:
+    """(T,) of the inputs of each exam, the share that was given its own task; NaN where none was inferred.
+
+    Args:
+        tasks: (T,) whose the exams are; None where nobody told the learner (NNs). There what it tells apart has numbers
+            of its own, each of which belongs to the task that most of the inputs it was found for are from: the mean of
+            all shares is then the purity of what it tells apart.
+    """
+    if tasks is None:
+        numbers = sorted({number for cell in cells for number in cell.taken})
+        most = {n: max(range(len(cells)), key=lambda j: cells[j].taken.get(n, 0.0)) for n in numbers}
+        shares = [sum(share for n, share in cell.taken.items() if most[n] == j) for j, cell in enumerate(cells)]
+    else:
+        shares = [cell.taken.get(task, 0.0) for cell, task in zip(cells, tasks, strict=True)]
+    return np.array([share if cell.taken else np.nan for cell, share in zip(cells, shares, strict=True)], np.float64)
 
 
 def acc(R: Matrix) -> float:

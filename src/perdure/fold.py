@@ -288,13 +288,19 @@ class _Life:
         matrices = {"R": result.R, "R_given": result.R_given, "R_task": result.R_task}
         found: dict[str, Any] = {name: matrix.copy() for name, matrix in matrices.items() if matrix is not None}
         if wanted := [row for row in rows if row in self.rows]:
-            ready = self.method.ready(self.state)
-            for j, exam in enumerate(self.stream.exams):
-                cell = evaluate.examine(
-                    self.method, ready, exam, self.stream.scenario, setting.exam_examples, setting.where
-                )
-                for matrix, share in zip(found.values(), cell, strict=False):  # where there are no ids, R alone
-                    matrix[wanted, j] = share
+            ready, exams, scenario = self.method.ready(self.state), self.stream.exams, self.stream.scenario
+            cells = [
+                evaluate.examine(self.method, ready, exam, scenario, setting.exam_examples, setting.where)
+                for exam in exams
+            ]
+            told = None if scenario is Scenario.NNS else [exam.id.index for exam in exams]
+            shares = {
+                "R": [cell.asked for cell in cells],
+                "R_given": [cell.given for cell in cells],
+                "R_task": evaluate.own(cells, told),
+            }
+            for name, matrix in found.items():
+                matrix[wanted] = shares[name]
         seconds = time.perf_counter() - started
         if rows:
             mean = float(np.mean(found["R"][rows[-1], : rows[-1]])) if rows[-1] else float("nan")

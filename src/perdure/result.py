@@ -39,7 +39,7 @@ class Result:
     tasks: int
     R: Matrix  # (T+1, T), row 0 before any learning
     R_given: Matrix | None  # the same exams with the id given; None where there are no ids
-    R_task: Matrix | None = None  # the share of their inputs that were given their own task, where it is inferred
+    R_task: Matrix | None = None  # the share of their inputs that were given their own task; see `evaluate.own`
     learned: int = 0  # calls of `learn` so far
     finished: bool = False
     reasons: dict[str, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Result:
             tasks=tasks,
             R=np.full((tasks + 1, tasks), np.nan),
             R_given=np.full((tasks + 1, tasks), np.nan) if ids else None,
-            R_task=np.full((tasks + 1, tasks), np.nan) if ids else None,
+            R_task=np.full((tasks + 1, tasks), np.nan),
             **known,
         )
 

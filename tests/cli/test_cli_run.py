@@ -55,7 +55,7 @@ def test_undefined_is_null(perdure) -> None:
     free = json.loads(perdure("run permuted-digits finetune --tasks 2 --net mlp:4 --scenario free --json").out)
     assert free["acc_given"] is None
     assert free["R_given"] is None
-    assert free["R_task"] is None
+    assert free["recognised"] is None  # finetune tells nothing apart
 
 
 def test_the_share_of_inputs_whose_task_is_found_is_said(perdure) -> None:
@@ -64,6 +64,11 @@ def test_the_share_of_inputs_whose_task_is_found_is_said(perdure) -> None:
     assert np.isnan(figures.R_task[0]).all()
     assert figures.R_task[1, 0] == 1  # there is one to choose from
     assert figures.recognised == figures.R_task[2].mean() < 1
+    assert f"Task found (%) {100 * figures.recognised:.1f}" in " ".join(said.out.split())
+    said = perdure("run permuted-digits supsup --tasks 2 --net mlp:16 --scenario nns --out flows")
+    figures = library.Result.from_json(json.loads(Path("flows/result.json").read_text()))
+    assert np.isnan(figures.R_task[0]).all()  # no mask yet
+    assert figures.R_task[2].mean() == figures.recognised >= 0.5  # the purity of two tasks
     assert f"Task found (%) {100 * figures.recognised:.1f}" in " ".join(said.out.split())
 
 

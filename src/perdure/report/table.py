@@ -71,7 +71,9 @@ RETENTION, TRANSFER, EXPANSION, TIME = (
 COLUMNS = (
     Column("acc", RETENTION, "ACC", "%", "mean accuracy over all tasks after the last one"),
     Column("acc_given", RETENTION, "ACC, id given", "%", "the same exams, with the task's id given"),
-    Column("recognised", RETENTION, "Task found", "%", "inputs of the same exams that were given their own task"),
+    Column(
+        "recognised", RETENTION, "Task found", "%", "inputs of these exams that were given their own task (nns: purity)"
+    ),
     Column("bwt", RETENTION, "BWT", "points", "backward transfer: accuracy at the end less that right after learning"),
     Column("forgetting", RETENTION, "Forgetting", "points", "best accuracy before the last task less that at the end"),
     Column(
@@ -235,7 +237,7 @@ def _figures(result: Result, results: Sequence[Result]) -> dict[str, tuple[float
     found = {
         "acc": (result.acc, ""),
         "acc_given": (result.acc_given, given),
-        "recognised": (result.recognised, given or told),
+        "recognised": (result.recognised, told),
         "bwt": (result.bwt, ""),
         "forgetting": (result.forgetting, ""),
         "intransigence": _intransigence(result, results),
