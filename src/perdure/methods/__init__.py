@@ -23,6 +23,7 @@ METHODS = {
     "a-gem": "perdure.methods.a_gem:AGEM",
     "fearnet": "perdure.methods.fearnet:FearNet",
     "ncm": "perdure.methods.ncm:NCM",
+    "pruned": "perdure.methods.pruned:Pruned",
     "packnet": "perdure.methods.packnet:PackNet",
     "piggyback": "perdure.methods.piggyback:Piggyback",
     "supsup": "perdure.methods.supsup:SupSup",

@@ -67,6 +67,7 @@ ROWS: dict[str, Row] = {
     "ncm": Row(
         "prototypes", "give it a backbone, or inputs that are features; the mean of one example is that example"
     ),
+    "pruned": Row("isolated", about=True),
     "packnet": Row("isolated", room=_room, about=True),
     "piggyback": Row("isolated", trial={"fit.lr": 1.0}, about=True),  # so wild that masks take the most they can
     "supsup": Row("isolated", about=True),

@@ -42,6 +42,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "piggyback": ("piggyback", {}),
     "hat": ("hat", {}),
     "packnet": ("packnet", {}),
+    "pruned": ("pruned", {}),
     "cpg": ("cpg", {}),
     "hopsupsup": ("hopsupsup", {}),
     "supsup": ("supsup", {"method.outputs": LABELS}),

@@ -19,12 +19,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from torch import Tensor, nn
+from torch import Tensor
 
-from perdure.contract import Fit, Method, Task
+from perdure.contract import Method
 from perdure.evaluate import Matrix, examine
 from perdure.experiments.execution import prepare
 from perdure.experiments.figures.lab import (
@@ -40,12 +39,12 @@ from perdure.experiments.figures.lab import (
     plain,
 )
 from perdure.fold import Moment
+from perdure.methods.pruned import cut, retrain
 from perdure.model import Model
 from perdure.ops.select import largest
 from perdure.report.figures import FAINT, HUES
 from perdure.rng import fold
 from perdure.streams.stream import Stream
-from perdure.train import minimise
 
 SEEDS, NET, RATE = 3, "mlp:300-100", 0.1  # of the learning rate, while retraining
 SHARES = (0.08, 0.09, 0.26)  # of each layer's weights that the paper keeps
@@ -59,20 +58,9 @@ def budgets(params: dict[str, Tensor], p: float) -> dict[str, int]:
     return {name: round(n * share**p) for (name, n), share in zip(weights.items(), SHARES, strict=True)}
 
 
-def pruned(model: Model, kept: dict[str, int]) -> tuple[Model, dict[str, Tensor]]:
-    """The model with the smallest weights of each layer at 0, and which ones stay (bool, by name)."""
-    masks = {name: largest(model.params[name], m) for name, m in kept.items()}
-    params = {name: w.where(masks[name], 0.0) if name in masks else w for name, w in model.params.items()}
-    return model._replace(params=params), masks
-
-
-def retrained(net: nn.Module, model: Model, masks: dict[str, Tensor], fit: Fit, task: Task, key: int) -> Model:
-    """The model trained on from its values; what a mask leaves out keeps its bits."""
-    hold = [
-        (~masks[name] if name in masks else torch.zeros_like(w, dtype=torch.bool)).flatten()
-        for name, w in model.params.items()
-    ]
-    return minimise(net, model, fit, task, key, torch.cat(hold))[0]
+def masked(model: Model, kept: dict[str, int]) -> dict[str, Tensor]:
+    """Which weights of each layer stay (bool, by name): its largest."""
+    return {name: largest(model.params[name], m) for name, m in kept.items()}
 
 
 def _errors(method: Method, stream: Stream, powers: Sequence[float], key: int) -> dict[str, list[float]]:
@@ -87,11 +75,12 @@ def _errors(method: Method, stream: Stream, powers: Sequence[float], key: int) -
     out: dict[str, list[float]] = {name: [] for name in ("density", *CURVES)}
     for number, kept in enumerate(budgets(dense.params, p) for p in powers):
         walk = fold(key, "retrain", number)
-        cut, masks = pruned(dense, kept)
-        once = retrained(method.net, cut, masks, fit, task, walk)
-        stepwise = retrained(method.net, *pruned(stepwise, kept), fit, task, walk)
+        rough = cut(dense, masks := masked(dense, kept))
+        once, _ = retrain(method.net, rough, masks, fit, task, walk)
+        masks = masked(stepwise, kept)
+        stepwise, _ = retrain(method.net, cut(stepwise, masks), masks, fit, task, walk)
         out["density"].append(sum(kept.values()) / weights)
-        for name, model in {"cut": cut, "once": once, "steps": stepwise}.items():
+        for name, model in {"cut": rough, "once": once, "steps": stepwise}.items():
             out[name].append(error(model))
     return out
 

@@ -1,0 +1,201 @@
+"""Pruned: a network of its own for every task, of which only the largest weights are kept.
+
+For the t-th task, with d the density and r the rounds:
+
+    train      W <- argmin L_t(W)                                          all weights, from fresh values
+    for j = 1 ... r
+      prune    m = 1 where |w| > c s_l, with s_l the deviation of the weights left in its layer, and the one c that
+               keeps d^(j/r) of all weights;  W <- W m
+      retrain  W <- argmin L_t(W m)                                        from the values they have
+
+    bind(m, v) = v in the places of m, else 0
+
+Most weights of a trained network can go if the others are trained once more, and cutting in steps costs less than
+cutting at once. So a network a task costs little: at a twelfth of the weights, ten take the bytes of one. A withheld id
+is inferred: the task with the lowest entropy answers.
+
+Reference: S. Han, J. Pool, J. Tran, W. Dally, "Learning both weights and connections for efficient neural networks",
+2015, arXiv 1506.02626.
+Deviations: the paper prunes one network; one a task is the use that `independent` makes of networks. There c is found
+by hand for each layer; here it is one for all, so that the density is exact, and s_l is about 0. Biases and
+normalisation scales are kept, and not counted. `fit` says how long training and retraining take together; the paper
+retrains at a tenth of the rate, which for a thousand steps is too low. Dropout stays as it is. Units that no weight
+leads to are not removed: their weights cost nothing. Each phase has moments of its own, whatever `fit.moments` says.
+Inference by entropy is not in the paper.
+Memory: the start values, and for each task a coded mask, four bytes for each weight that is kept, its biases and
+statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
+from perdure.model import Model, Part, index_of, own_head, start, without
+from perdure.ops.codec import decode, encode, unpack
+from perdure.ops.infer import Bound, Made, respond
+from perdure.ops.select import largest
+from perdure.rng import fold
+from perdure.train import frozen, length, minimise
+
+Params = dict[str, Tensor]
+Cutoff = Literal["deviation", "same"]
+
+
+class Own(NamedTuple):
+    """The network of one task."""
+
+    part: Part  # among its `head`: whatever is not pruned
+    masks: Params  # coded, by name: which weights are kept
+    values: Params  # those, (m,) by name, in order of place
+    shapes: dict[str, tuple[int, ...]]  # of the weights
+
+    @property
+    def task(self) -> int:
+        return self.part.task
+
+
+class Networks(NamedTuple):
+    """All networks so far."""
+
+    start: Model  # what each starts from; it answers before the first task
+    own: tuple[Own, ...]  # in the order of learning
+
+
+def bind(masks: Params, values: Params, shapes: dict[str, tuple[int, ...]]) -> Params:
+    """Weights of some shapes, from coded masks and the values in their places; 0 elsewhere."""
+    weights = {}
+    for name, shape in shapes.items():
+        w = values[name].new_zeros(shape)
+        w[unpack(decode(masks[name], w.numel()), w.numel()).view(shape)] = values[name]
+        weights[name] = w
+    return weights
+
+
+def keep(weights: Params, share: float, cutoff: Cutoff) -> Params:
+    """Bool, by name: the share of all weights that is largest, of equal ones the first in order.
+
+    By `deviation` each is measured by that of its layer, about 0; weights of 0 were cut before and have no part in it.
+    """
+    layers = [w.flatten() for w in weights.values()]
+    if cutoff == "deviation":
+        least = torch.finfo(layers[0].dtype).tiny
+        layers = [w / (w.square().sum() / w.count_nonzero().clamp(min=1)).sqrt().clamp(min=least) for w in layers]
+    measured = torch.cat(layers)
+    kept = largest(measured, max(1, round(share * len(measured)))).split([len(w) for w in layers])
+    return {name: mask.view(w.shape) for (name, w), mask in zip(weights.items(), kept, strict=True)}
+
+
+def cut(model: Model, masks: Params) -> Model:
+    """The model with its weights at 0 where their mask is."""
+    return model._replace(params=model.params | {name: model.params[name].where(m, 0.0) for name, m in masks.items()})
+
+
+def retrain(net: nn.Module, model: Model, masks: Params, fit: Fit, task: Task, key: int) -> tuple[Model, Trace]:
+    """The model trained on from its values; what a mask leaves out keeps its bits."""
+    held = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in model.params.items()}
+    held |= {name: ~mask for name, mask in masks.items()}
+    return minimise(net, model, fit, task, key, torch.cat([part.flatten() for part in held.values()]))
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned(Method):
+    """One network a task, of which few weights are left; a task learned again gets a new one.
+
+    Weights that `fit.freeze` names are not pruned.
+
+    Args:
+        density: the share of all weights that is kept (0 to 1).
+        cutoff: what a weight must exceed to be kept: as many deviations of its layer, or the same in all layers, which
+            can keep more where all are wide, and can empty a small one.
+        rounds: how often weights are cut and the others retrained; 1 cuts at once. Never more than steps allow.
+        retrain: the share of the steps spent on retraining, all rounds together (0 to 1).
+        rate: the learning rate while retraining, as a share of `fit.lr`.
+    """
+
+    fit: Fit = Fit(weight_decay=1e-4)
+    density: float = 1 / 12
+    cutoff: Cutoff = "deviation"
+    rounds: int = 5
+    retrain: float = 0.5
+    rate: float = 1.0
+
+    scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})
+    memory: ClassVar = "task"
+    states: ClassVar = (Networks, Own, Part, Model, TaskId)
+    isolates: ClassVar = True
+    alone: ClassVar = True
+
+    def __post_init__(self) -> None:
+        for name in ("density", "retrain"):
+            if not 0 < (value := getattr(self, name)) < 1:
+                raise Refused(f"method.{name} is {value}; it must lie between 0 and 1, both excluded")
+        if self.rounds < 1:
+            raise Refused(f"method.rounds is {self.rounds}; it must be at least 1")
+        check_finite("rate", self.rate)
+        if self.cutoff not in get_args(Cutoff):
+            raise Refused(f"method.cutoff is {self.cutoff!r}; use one of {', '.join(get_args(Cutoff))}")
+
+    def init(self, key: int, background: Examples | None = None) -> Networks:
+        model = start(self.net, self.fit, key)
+        if not self._pruned(model):
+            raise Refused("there is no weight to prune: fit.freeze leaves none that may move; freeze fewer")
+        return Networks(model, ())
+
+    def learn(self, state: Networks, task: Task, key: int) -> tuple[Networks, Trace]:
+        index = index_of(task, [own.task for own in state.own])
+        long, short, rounds = self._phases(len(task.examples))
+        model = own_head(self.net, self.fit, state.start, task)
+        model, trace = minimise(self.net, model, long, task, fold(key, "train"))
+        losses = [trace.loss]
+        for j in range(1, rounds + 1):
+            weights = {name: model.params[name] for name in self._pruned(model)}
+            masks = keep(weights, self.density ** (j / rounds), self.cutoff)
+            model, trace = retrain(self.net, cut(model, masks), masks, short, task, fold(key, "retrain", j))
+            losses.append(trace.loss)
+        others = tuple(own for own in state.own if own.task != index)
+        return state._replace(own=(*others, _coded(index, model, masks))), Trace(torch.cat(losses))
+
+    def ready(self, state: Networks) -> Bound:
+        def made(place: int) -> Model:
+            part, masks, values, shapes = state.own[place]
+            return Model({**part.head, **bind(masks, values, shapes)}, part.stats, part.id.classes, {})
+
+        return Bound(state.start, Made([own.task for own in state.own], made))
+
+    def predict(self, ready: Bound, x: Tensor, id: TaskId | None = None) -> Answer:
+        return respond(self.net, ready, x, id)
+
+    def forget(self, state: Networks, index: int) -> Networks:
+        return state._replace(own=without(state.own, index))
+
+    def _pruned(self, model: Model) -> Sequence[str]:
+        """The weights that are pruned: those of two or more dimensions that may move."""
+        still = frozen(self.net, self.fit)
+        return [name for name, w in model.params.items() if w.ndim > 1 and name not in still]
+
+    def _phases(self, examples: int) -> tuple[Fit, Fit, int]:
+        """How to train, how to retrain once, and how often."""
+        total = length(self.fit, examples)[1]
+        if total < 2:
+            raise Refused("pruning trains and retrains: give fit at least 2 steps a task")
+        rounds = min(self.rounds, total - 1)
+        once = min(max(1, round(total * self.retrain / rounds)), (total - 1) // rounds)
+        fit = replace(self.fit, epochs=None, moments="fresh")
+        return replace(fit, steps=total - rounds * once), replace(fit, steps=once, lr=self.rate * self.fit.lr), rounds
+
+
+def _coded(index: int, model: Model, masks: Params) -> Own:
+    """What is kept of a network."""
+    rest = {name: w for name, w in model.params.items() if name not in masks}
+    return Own(
+        Part(TaskId(index, model.labels), rest, model.stats),
+        {name: encode(mask) for name, mask in masks.items()},
+        {name: model.params[name][mask] for name, mask in masks.items()},
+        {name: tuple(mask.shape) for name, mask in masks.items()},
+    )
