@@ -294,6 +294,24 @@ def test_the_policy_is_shown_and_changed_by_what_is_given(plants) -> None:
     assert len(plants("learner history plants").out.splitlines()) == 2 + 5
 
 
+def test_export_says_what_the_program_takes_and_gives(plants) -> None:
+    said = plants("learner export plants out/ferns.pt2 --task ferns --json")
+    made = last(said)
+    assert (made["path"], made["shape"], sorted(made["labels"])) == ("out/ferns.pt2", [4], ["bracken", "polypody"])
+    assert made["nbytes"] == Path("out/ferns.pt2").stat().st_size
+    assert (
+        said.err.splitlines()[1]
+        == f"it takes float32 of shape (n, 4), and gives logits of: {', '.join(made['labels'])}"
+    )
+    for words, why in (
+        ("ferns.pth --task ferns", "ferns.pth says no kind"),
+        ("x.pt2 --task fern", "unknown task 'fern'"),
+    ):
+        said = plants(f"learner export plants {words}")
+        assert said.status == 2
+        assert said.err.startswith(f"perdure: {why}")
+
+
 def test_pruning_frees_what_is_old(plants) -> None:
     before = sum(path.stat().st_size for path in Path("plants/blobs").iterdir())
     said = plants("learner prune plants --json")

@@ -1,7 +1,7 @@
 """A learner on disk: teach it your own data a task at a time, ask it, check it, undo.
 
 `perdure learner create DIR` makes one in a folder; `learn`, `predict`, `explain`, `check`, `history`, `promote`,
-`rollback`, `forget`, `policy` and `prune` follow.
+`rollback`, `forget`, `policy`, `export` and `prune` follow.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ ARGUMENTS: dict[str, list[tuple[str, str]]] = {
     "rollback": [("number", "of the entry after which things should be as they were (default: one version back)")],
     "forget": [("name", "of the task")],
     "policy": [],
+    "export": [("file", "to write: .pt2 for torch, .onnx for ONNX (needs perdure[onnx])")],
     "prune": [],
 }
 OPTIONAL = {("rollback", "number")}
@@ -128,6 +129,8 @@ def _parser(verb: str) -> Parser:
     if verb in ("predict", "explain"):
         parser.add_argument("--task", metavar="NAME", help="the task that all inputs are of; inferred when not given")
         parser.add_argument("--out", metavar="FILE", help="also write a line for each input here, as CSV")
+    if verb == "export":
+        parser.add_argument("--task", metavar="NAME", help="whose labels compete (default: all that were learned)")
     if verb == "forget":
         parser.add_argument("--purge", action="store_true", help="also delete all other versions: there is no way back")
     if verb == "prune":
@@ -325,6 +328,17 @@ def _policy(given: Given, console: Console) -> int:
     return 0
 
 
+def _export(given: Given, console: Console) -> int:
+    """Writes what is answered as one file that needs no Perdure, for torch or ONNX."""
+    made = _opened(given).export(given["file"], given.get("task"))
+    inputs, labels = ", ".join(map(str, ("n", *made.shape))), listed(map(str, made.labels))
+    console.print(f"wrote {made.path} ({size(made.nbytes)})", markup=False)
+    console.print(f"it takes float32 of shape ({inputs}), and gives logits of: {labels}", markup=False)
+    if "json" in given:
+        print(json.dumps(made._asdict() | {"path": str(made.path)}))
+    return 0
+
+
 def _prune(given: Given, console: Console) -> int:
     """Deletes old versions, and candidates that were kept back."""
     freed = _opened(given).prune(given.get("versions", 1))
@@ -422,5 +436,6 @@ VERBS: dict[str, Callable[[Given, Console], int]] = {
     "rollback": _rollback,
     "forget": _forget,
     "policy": _policy,
+    "export": _export,
     "prune": _prune,
 }

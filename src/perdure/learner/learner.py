@@ -20,7 +20,9 @@ from perdure.contract import Answer, Method, Refused, unknown
 from perdure.data import blocks
 from perdure.fold import Setting
 from perdure.learner.archive import Archive
+from perdure.learner.export import Program, check_suffix, export
 from perdure.learner.intake import Array, Given, aligned, is_table, read
+from perdure.learner.intake.given import listed
 from perdure.learner.ledger import HEAD, Entry, Ledger, lineage, numbered_entry, older
 from perdure.learner.loaded import Loaded, check_size, load
 from perdure.learner.novelty import Relation, doubt, fits, relation
@@ -369,6 +371,31 @@ class Learner:
             entry = self.ledger.append("policy changed", head, settings=stored)
             self.policy = policy
             return entry
+
+    def export(self, path: str | Path, task: str | None = None) -> Program:
+        """Writes what is answered to inputs of a task as one file that needs no Perdure: see `perdure.learner.export`.
+
+        Args:
+            path: ends in `.pt2` for a program of torch, or in `.onnx`.
+            task: by name. Without one all labels of the inputs compete, if the method need not find the task first.
+
+        Raises:
+            Refused: there is no such task, or no program can be made of what is answered. Nothing is written then.
+        """
+        check_suffix(path := Path(path))
+        now = self._load() if self.setting.where.type == "cpu" else Learner(self.folder)._load()
+        version = now.version
+        if task is not None and task not in version.tasks:
+            raise unknown("task", task, version.tasks)
+        if task is None and len(version.branches) != 1:
+            kinds = (
+                f"{len(version.branches)} kinds of inputs were learned" if version.branches else "nothing is learned"
+            )
+            raise Refused(f"{kinds}, and a program takes one; name a task of: {listed(version.tasks)}")
+        branch = version.branches[0] if task is None else version.branch_of(task)
+        assert branch is not None
+        place = version.branches.index(branch)
+        return export(path, now.methods[place], now.ready(place), branch, None if task is None else version.tasks[task])
 
     def prune(self, versions: int = 1) -> int:
         """Deletes all but the newest versions, those that answered and those that did not; the bytes that freed.

@@ -121,8 +121,8 @@ class Pruned(Method):
     fit: Fit = Fit(weight_decay=1e-4)
     density: float = 1 / 12
     cutoff: Cutoff = "deviation"
-    rounds: int = 5
-    retrain: float = 0.5
+    rounds: int = 3
+    retrain: float = 0.7
     rate: float = 1.0
 
     scenarios: ClassVar = frozenset({Scenario.GG, Scenario.GNS, Scenario.GNU})

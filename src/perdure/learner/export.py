@@ -1,0 +1,125 @@
+"""Answers as one file that needs no Perdure: a program of torch (`.pt2`) or of ONNX (`.onnx`).
+
+What is written is what `predict` does, followed operation by operation: from float32 inputs (n, ...) as they were
+learned from, before any scale, to logits (n, l). A JSON in the same file, under the name `perdure.json` (ONNX: in the
+metadata, `perdure`), says which label each of the l columns is.
+
+    program = torch.export.load("plants.pt2", extra_files=(about := {"perdure.json": ""})).module()
+    program(x).argmax(1)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import perdure
+from perdure.contract import Method, Refused, TaskId
+from perdure.learner.update import answered
+from perdure.learner.version import Branch, Known, Label
+from perdure.rng import normal
+from perdure.store import write
+
+ABOUT = "perdure"
+SUFFIXES = (".pt2", ".onnx")
+
+
+class Program(NamedTuple):
+    """What was written."""
+
+    path: Path
+    shape: tuple[int, ...]  # of one input
+    labels: tuple[Label, ...]  # of the columns that it gives
+    nbytes: int
+
+
+def check_suffix(path: Path) -> None:
+    """Raises Refused where a path does not say which kind of program is wanted, or that kind cannot be written."""
+    if path.suffix not in SUFFIXES:
+        raise Refused(f"{path.name} says no kind of program; end it in .pt2 (torch) or .onnx (ONNX)")
+    if path.suffix == ".onnx" and (lacking := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]):
+        raise Refused(f"ONNX needs {' and '.join(lacking)}; install them with: pip install 'perdure[onnx]'")
+
+
+def export(path: Path, method: Method, ready: Any, branch: Branch, known: Known | None) -> Program:
+    """Writes what a method answers to inputs of a branch, of one task or, where no task has to be found, of all.
+
+    Raises:
+        Refused: its answers do not follow from an input by one chain of operations; or the file cannot be written.
+    """
+    x = normal(0, 3 * prod(branch.signature.shape)).view(3, *branch.signature.shape).float()
+    id = None if known is None else known.id
+    what = type(method).__name__ if known is None else f"{known.name} by {type(method).__name__}"
+    said = answered(method, ready, branch, (x - branch.shift) * branch.factor, id)
+    try:
+        with _quiet():
+            program = torch.export.export(_Answers(method, ready, branch, id), (x,), dynamic_shapes=({0: Dim("n")},))
+            same = torch.allclose(program.module()(x[:2]), said.logits[:2], rtol=1e-4, atol=1e-4)
+    except Exception as error:  # of any kind: torch has dozens
+        hint = "; name the task, so that it need not be found" if known is None else ""
+        raise Refused(f"what is answered by {what} cannot be written down as one program{hint}") from error
+    if not same:
+        raise Refused(f"what is answered by {what} depends on other inputs beside it, and cannot be written down")
+    labels = tuple(branch.words[said.labels.cpu().numpy()].tolist())
+    about = {
+        "labels": labels,
+        "task": None if known is None else known.name,
+        "input": {"kind": branch.signature.kind, "shape": branch.signature.shape, "columns": branch.signature.columns},
+        "software": f"perdure {perdure.__version__}, torch {torch.__version__}",
+    }
+    content = {".pt2": _torch, ".onnx": _onnx}[path.suffix](program, json.dumps(about))
+    write(path, content)
+    return Program(path, branch.signature.shape, labels, len(content))
+
+
+class _Answers(nn.Module):
+    """Inputs as they were learned from to logits."""
+
+    def __init__(self, method: Method, ready: Any, branch: Branch, id: TaskId | None) -> None:
+        super().__init__()
+        self.method, self.ready, self.branch, self.id = method, ready, branch, id
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.method.predict(self.ready, (x - self.branch.shift) * self.branch.factor, self.id).logits
+
+
+def _torch(program: ExportedProgram, about: str) -> bytes:
+    file = io.BytesIO()
+    with _quiet():
+        torch.export.save(program, file, extra_files={f"{ABOUT}.json": about})
+    return file.getvalue()
+
+
+def _onnx(program: ExportedProgram, about: str) -> bytes:
+    with _quiet():
+        made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["x"], output_names=["logits"])
+        assert made is not None
+        model = made.model_proto
+    model.metadata_props.add(key=ABOUT, value=about)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says on the way: its own deprecations, and graphs that it could not follow."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
