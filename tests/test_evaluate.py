@@ -149,28 +149,30 @@ def test_tasks_that_are_found_are_counted_where_they_are_inferred() -> None:
     asked = exam([0, 1, 2], [0, 1, 2])  # of task 3
     for scenario in (Scenario.GNS, Scenario.GNU, Scenario.NNS):
         cell = evaluate.examine(Rule(torch.eye(3), [0, 1, 2], task=[3, 0, 3]), None, asked, scenario)
-        assert cell.taken == pytest.approx({0: 1 / 3, 3: 2 / 3})
-        assert evaluate.own([cell], [3]) == pytest.approx([2 / 3])
-        assert evaluate.own([cell], [1]) == [0]
+        assert cell.taken == {0: 1, 3: 2}
+        assert evaluate.own([cell], [3], 1) == pytest.approx([2 / 3])
+        assert evaluate.own([cell], [1], 1) == [0]
         silent = evaluate.examine(Rule(torch.eye(3), [0, 1, 2]), None, asked, scenario)
         assert silent.taken == {}
-        assert np.isnan(evaluate.own([silent, silent], [3, 4])).all()
-        assert np.isnan(evaluate.own([silent, silent], None)).all()
+        assert np.isnan(evaluate.own([silent, silent], [3, 4], 2)).all()
+        assert np.isnan(evaluate.own([silent, silent], None, 2)).all()
     given = evaluate.examine(Rule(torch.eye(3), [0, 1, 2], task=[3, 0, 3]), None, asked, Scenario.GG)
     assert given.taken == {}  # the id is given, not inferred
 
 
 def test_what_is_told_apart_without_ids_belongs_to_the_task_that_most_of_it_is_from() -> None:
-    def cell(**taken: float) -> evaluate.Cell:
-        return evaluate.Cell(1.0, NAN, {int(number[1:]): share for number, share in taken.items()})
+    def own(*taken: dict[int, int], learned: int | None = None) -> list[float]:
+        cells = [evaluate.Cell(1.0, NAN, its) for its in taken]
+        return evaluate.own(cells, None, len(cells) if learned is None else learned).tolist()
 
-    one_each = [cell(m4=1.0), cell(m2=1.0)]
-    assert evaluate.own(one_each, None).tolist() == [1, 1]  # whatever their numbers are
-    assert evaluate.own([cell(m0=0.7, m1=0.3), cell(m2=1.0)], None) == pytest.approx([1, 1])  # two masks, one task
-    assert evaluate.own([cell(m0=1.0), cell(m0=1.0)], None).tolist() == [1, 0]  # one mask for both
-    mixed = [cell(m0=0.9, m1=0.1), cell(m0=0.2, m1=0.8), cell(m0=0.5, m1=0.5)]
-    assert evaluate.own(mixed, None) == pytest.approx([0.9, 0.8, 0])
-    assert np.isnan(evaluate.own([cell(m0=1.0), cell()], None)).tolist() == [False, True]
+    assert own({4: 9}, {2: 5}) == [1, 1]  # whatever their numbers are
+    assert own({0: 7, 1: 3}, {2: 10}) == [1, 1]  # two masks, one task
+    assert own({0: 10}, {0: 10}) == [1, 0]  # one mask for both
+    assert own({0: 9, 1: 1}, {0: 2, 1: 8}, {0: 5, 1: 5}) == [0.9, 0.8, 0]
+    assert own({0: 900, 1: 100}, {0: 10}) == [1, 0]  # inputs count, not shares of exams
+    assert own({0: 99, 1: 1}, {0: 100}, {0: 100}, learned=1) == [1, 0, 0]  # what is not learned owns nothing
+    assert own({0: 1}, {1: 1}, learned=0) == [0, 0]
+    assert np.isnan(own({0: 10}, {})).tolist() == [False, True]
 
 
 def test_no_row_for_its_labels_is_nan_not_zero() -> None:

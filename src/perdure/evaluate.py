@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 
     asked: float  # accuracy as the scenario asks: with the id in GG, without elsewhere
     given: float  # accuracy with the id; NaN in NNs, which has none
-    taken: Mapping[int, float]  # shares of its inputs by the task that was inferred; none where none is
+    taken: Mapping[int, int]  # how many of its inputs were taken for each task; none where none is inferred
 
 
 def _hits(answer: Answer, y: Tensor) -> Tensor:
@@ -91,25 +91,27 @@ def examine(
         else:
             given += hits
     found, counts = (torch.cat(tasks) if tasks else torch.empty(0)).unique(return_counts=True)
-    taken = {int(task): count / len(rows) for task, count in zip(found, counts.tolist(), strict=True)}
+    taken = dict(zip(found.long().tolist(), counts.tolist(), strict=True))
     return Cell(float(asked) / len(rows), float(given) / len(rows) if given_measured else float("nan"), taken)
 
 
-def own(cells: Sequence[Cell], tasks: Sequence[int] | None) -> Matrix:
+def own(cells: Sequence[Cell], tasks: Sequence[int] | None, learned: int) -> Matrix:
     """(T,) of the inputs of each exam, the share that was given its own task; NaN where none was inferred.
 
     Args:
         tasks: (T,) whose the exams are; None where nobody told the learner (NNs). There what it tells apart has numbers
-            of its own, each of which belongs to the task that most of the inputs it was found for are from: the mean of
-            all shares is then the purity of what it tells apart.
+            of its own, each of which belongs to the learned task that most of the inputs it was found for are from:
+            with exams of one size, the mean of the shares of what was learned is then the purity of these numbers.
+        learned: how many of the tasks were learned, the first ones.
     """
     if tasks is None:
-        numbers = sorted({number for cell in cells for number in cell.taken})
-        most = {n: max(range(len(cells)), key=lambda j: cells[j].taken.get(n, 0.0)) for n in numbers}
-        shares = [sum(share for n, share in cell.taken.items() if most[n] == j) for j, cell in enumerate(cells)]
+        numbers = {number for cell in cells[:learned] for number in cell.taken}
+        most = {n: max(range(learned), key=lambda j: cells[j].taken.get(n, 0)) for n in numbers}
+        counts = [sum(count for n, count in cell.taken.items() if most.get(n) == j) for j, cell in enumerate(cells)]
     else:
-        shares = [cell.taken.get(task, 0.0) for cell, task in zip(cells, tasks, strict=True)]
-    return np.array([share if cell.taken else np.nan for cell, share in zip(cells, shares, strict=True)], np.float64)
+        counts = [cell.taken.get(task, 0) for cell, task in zip(cells, tasks, strict=True)]
+    inferred = [sum(cell.taken.values()) for cell in cells]
+    return np.array([count / n if n else np.nan for count, n in zip(counts, inferred, strict=True)], np.float64)
 
 
 def acc(R: Matrix) -> float:

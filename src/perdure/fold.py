@@ -294,13 +294,14 @@ class _Life:
                 for exam in exams
             ]
             told = None if scenario is Scenario.NNS else [exam.id.index for exam in exams]
-            shares = {
-                "R": [cell.asked for cell in cells],
-                "R_given": [cell.given for cell in cells],
-                "R_task": evaluate.own(cells, told),
-            }
-            for name, matrix in found.items():
-                matrix[wanted] = shares[name]
+            for row in wanted:
+                shares = {
+                    "R": [cell.asked for cell in cells],
+                    "R_given": [cell.given for cell in cells],
+                    "R_task": evaluate.own(cells, told, row),
+                }
+                for name, matrix in found.items():
+                    matrix[row] = shares[name]
         seconds = time.perf_counter() - started
         if rows:
             mean = float(np.mean(found["R"][rows[-1], : rows[-1]])) if rows[-1] else float("nan")

@@ -68,7 +68,8 @@ def test_the_share_of_inputs_whose_task_is_found_is_said(perdure) -> None:
     said = perdure("run permuted-digits supsup --tasks 2 --net mlp:16 --scenario nns --out flows")
     figures = library.Result.from_json(json.loads(Path("flows/result.json").read_text()))
     assert np.isnan(figures.R_task[0]).all()  # no mask yet
-    assert figures.R_task[2].mean() == figures.recognised >= 0.5  # the purity of two tasks
+    assert figures.R_task[1].tolist() == [1, 0]  # a mask, and the task that it learned
+    assert sorted(figures.R_task[2]) in ([0, 1], [1, 1])  # of two tasks each has a mask, or one has none
     assert f"Task found (%) {100 * figures.recognised:.1f}" in " ".join(said.out.split())
 
 

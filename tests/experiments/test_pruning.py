@@ -32,7 +32,7 @@ def test_the_papers_shares_keep_22_thousand_of_lenets_weights() -> None:
 def test_pruning_keeps_exactly_the_largest_of_each_layer_at_their_values(p: float) -> None:
     kept = budgets(MODEL.params, p)
     masks = masked(MODEL, kept)
-    model = pruned.cut(MODEL, masks)
+    model = pruned.drop(MODEL, masks)
     for name, w in MODEL.params.items():
         values = w.flatten().tolist()
         if w.ndim > 1:

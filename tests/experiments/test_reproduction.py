@@ -87,6 +87,19 @@ def test_what_is_missing_runs_once_and_is_kept_with_its_origin(small: Table, tmp
     assert second.verdict == "measured"
 
 
+def test_a_result_of_what_is_another_run_by_now_is_none(small: Table, tmp_path: Path) -> None:
+    reproduction.reproduce(small, tmp_path / "runs", lambda run, moment: None, threads=1)
+    assert not reproduction.missing(small)
+    claim, _ = small.claims
+    runs = claim.runs | {"finetune seed 1": replace(tiny(1), net="mlp:9")}
+    other = replace(small, claims=(replace(claim, runs=runs),))
+    assert list(reproduction.stored(other)) == ["finetune seed 0"]
+    assert reproduction.findings([other])[0].verdict == "not run"
+    reproduction.reproduce(other, tmp_path / "runs", lambda run, moment: None)
+    assert "mlp:9" in reproduction.stored(other)["finetune seed 1"]["command"]
+    assert list(reproduction.missing(small)) == ["finetune seed 1"]
+
+
 def test_a_run_that_diverges_is_named_and_the_others_run(small: Table, tmp_path: Path) -> None:
     runs = {"wild": tiny(0), **small.runs}
     runs["wild"] = replace(runs["wild"], options=runs["wild"].options | {"fit.optimizer": "sgd", "fit.lr": 1e30})
@@ -145,7 +158,9 @@ def test_every_stored_result_belongs_to_a_run(name: str) -> None:
     folder = reproduction.STORED / name
     files = {path.stem for path in folder.glob("*.json")} if folder.exists() else set()
     assert files <= {reproduction._slug(run) for run in of.runs}
-    for entry in reproduction.stored(of).values():
+    entries = reproduction.stored(of)
+    assert len(entries) == len(files), "a stored result is of another run than the table's: run it again"
+    for entry in entries.values():
         tasks = of.runs[entry["run"]].tasks or len(entry["R"][0])
         assert np.shape(entry["R"]) == (tasks + 1, tasks)
         assert _asked(entry["command"]) == _asked(command(of.runs[entry["run"]]))

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
 from clouds import Make, blobs
 
-from perdure.contract import Refused
+from perdure.contract import Answer, Refused
 from perdure.learner import Learner
 from perdure.learner import export as exporting
 from perdure.learner.pool import Pool
@@ -112,7 +113,7 @@ def test_onnx_says_the_same(make: Make, tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(make: Make, tmp_path: Path, monkeypatch: Any) -> None:
     learner = make(method="supsup")
-    with pytest.raises(Refused, match="nothing is learned"):
+    with pytest.raises(Refused, match="has learned nothing yet, so there is nothing to export"):
         learner.export(tmp_path / "all.pt2")
     for task in range(2):
         learner.learn(blobs(task), name=f"task{task}")
@@ -131,8 +132,40 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(make: Make, tmp_pa
     assert list(tmp_path.glob("all*")) == []
 
 
-def test_answers_that_hang_on_the_whole_batch_are_refused(make: Make, tmp_path: Path) -> None:
+def test_answers_that_hang_on_other_inputs_are_refused(make: Make, tmp_path: Path) -> None:
     learner = make(method="hopsupsup", net="bn-mlp:64")
     learner.learn(blobs(0), name="task0")
-    with pytest.raises(Refused, match="task0 by HopSupSup"):
+    with pytest.raises(Refused, match="task0 by HopSupSup cannot be written down as one program"):
         learner.export(tmp_path / "task0.pt2", task="task0")
+
+    class Centred:
+        def predict(self, ready: Any, x: torch.Tensor, id: Any = None) -> Answer:
+            return Answer(x[:, :2] - x[:, :2].mean(0), torch.arange(2))
+
+    (branch,) = learner.version.branches
+    with pytest.raises(Refused, match="by Centred depends on other inputs beside it"):
+        exporting.export(tmp_path / "task0.pt2", Centred(), None, branch, branch.tasks[0])  # type: ignore[arg-type]
+    assert not (tmp_path / "task0.pt2").exists()
+
+
+def test_what_onnx_has_no_word_for_is_refused(make: Make, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    learner = make(method="ncm")
+    learner.learn(blobs(0), name="task0")
+    with pytest.raises(Refused, match=r"lacks an operation that the answer needs; write \.pt2"):
+        learner.export(tmp_path / "task0.onnx")
+    assert not (tmp_path / "task0.onnx").exists()
+
+
+def test_nothing_is_said_on_the_way_and_no_file_of_this_machine_is_named(
+    make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    learner = make(method="independent")
+    learner.learn(blobs(0), name="task0")
+    learner.learn(blobs(1), name="task1")
+    with pytest.raises(Refused, match="need not be found"):
+        learner.export(tmp_path / "all.pt2")
+    learner.export(tmp_path / "task0.pt2", task="task0")
+    assert capfd.readouterr() == ("", "")
+    with ZipFile(tmp_path / "task0.pt2") as parts:
+        assert not [name for name in parts.namelist() if b".py" in parts.read(name)]

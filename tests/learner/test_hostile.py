@@ -31,7 +31,7 @@ from perdure.store import locked
 
 GENTLY = settings(deadline=None, derandomize=True, database=None)  # the same files each time
 NAME = re.compile(rb"[0-9a-f]{64}")
-LIVELY = {"er": {"method.slots": 8}, "supsup": {"method.outputs": 6}, "packnet": {}}
+LIVELY = {"er": {"method.slots": 8}, "supsup": {"method.outputs": 6}, "packnet": {}, "pruned": {}}
 SECONDS, GROWN = 20.0, 1 << 30  # that one case may take on a slow machine; bytes that all may take together
 X = blobs(0, n=12, d=3, seed=9)[0]
 Files = dict[str, bytes]

@@ -12,6 +12,7 @@ from perdure.contract import Fit, Refused, Scale, Task, TaskId
 from perdure.data import Arrays
 from perdure.methods.packnet import Packed, PackNet, bind, held, prune
 from perdure.model import Model, own_head, start
+from perdure.ops.owners import at_rest
 from perdure.rng import bits, fold, normal, permutation
 from perdure.train import length
 
@@ -303,8 +304,9 @@ def test_a_full_network_is_refused_rather_than_trained_in_vain() -> None:
 def test_more_tasks_than_a_byte_can_count_are_refused() -> None:
     method = PackNet(_net(), FIT)
     state = _learn(method, _task(0, (0, 1)))[-1]
+    full = state._replace(parts=state.parts * 255, masks=at_rest(state.owner, 255))
     with pytest.raises(Refused, match="at most 255 tasks"):
-        method.learn(state._replace(parts=state.parts * 255), _task(0, (0, 1)), 0)
+        method.learn(full, _task(0, (0, 1)), 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])

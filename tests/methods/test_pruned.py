@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from perdure import tree
 from perdure.contract import Fit, Refused, TaskId
 from perdure.methods.independent import Independent
-from perdure.methods.pruned import Pruned, bind, cut, keep, retrain
+from perdure.methods.pruned import Pruned, bind, drop, keep, retrain
 from perdure.model import answer, own_head
 from perdure.ops.codec import encode
 from perdure.rng import fold, normal
@@ -85,7 +85,7 @@ def test_a_life_is_training_cutting_and_retraining_as_written_by_hand() -> None:
         weights = {name: model.params[name] for name in LAYERS}
         masks = keep(weights, left, "deviation")
         assert sum(int(mask.sum()) for mask in masks.values()) == round(left * WEIGHTS)
-        model = cut(model, masks)
+        model = drop(model, masks)
         slow = replace(fresh, steps=6, lr=0.5 * FIT.lr)
         model, _ = retrain(method.net, model, masks, slow, task, fold(key, "retrain", j))
     bound = method.ready(after).tasks[0]
@@ -125,7 +125,7 @@ def test_what_was_pruned_stays_zero_and_what_survives_goes_on_from_its_value(fit
     net, task = network(2), lesson(0, (0, 1))
     dense = Independent(net, fit).init(4).start
     masks = keep({name: dense.params[name] for name in LAYERS}, 0.3, "same")
-    bare = cut(dense, masks)
+    bare = drop(dense, masks)
     after, _ = retrain(net, bare, masks, fit, task, 0)
     for name, mask in masks.items():
         assert not after.params[name][~mask].any()
@@ -157,10 +157,14 @@ def test_retraining_gives_back_what_cutting_took() -> None:
 def test_bits_come_back_from_a_mask_and_the_values_in_its_places() -> None:
     weights = _weights()
     masks = keep(weights, 0.4, "same")
-    shapes = {name: tuple(w.shape) for name, w in weights.items()}
+    codes = {name: encode(mask) for name, mask in masks.items()}
     values = {name: weights[name][mask] for name, mask in masks.items()}
-    back = bind({name: encode(mask) for name, mask in masks.items()}, values, shapes)
-    assert tree.equal(back, {name: w.where(masks[name], 0.0) for name, w in weights.items()})
+    others = {name: normal(fold(5, name), w.numel()).view(w.shape).float() for name, w in weights.items()}
+    back = bind(others | {"bias": torch.ones(3)}, codes, values)
+    assert tree.equal(back, {n: w.where(masks[n], 0.0) for n, w in weights.items()} | {"bias": torch.ones(3)})
+    for wrong in (values["wide"][:1], values["wide"][0], torch.cat([values["wide"], values["one"]])):
+        with pytest.raises(Refused, match="the values of wide are not those of its mask"):
+            bind(others, codes, values | {"wide": wrong})
 
 
 def test_a_task_costs_its_mask_four_bytes_a_weight_that_is_left_and_what_is_not_pruned() -> None:
@@ -218,12 +222,16 @@ def test_the_surest_network_answers_where_the_id_is_withheld() -> None:
     assert torch.equal(free.task, each.argmin(0))
 
 
-def test_frozen_weights_are_not_pruned_and_vectors_never() -> None:
+def test_what_is_frozen_is_neither_pruned_nor_stored_again() -> None:
     method = Pruned(network(), replace(FIT, freeze="0.*"), density=0.05)
-    own = lived(method, lesson(0, (0, 1)))[1].own[0]
+    state = lived(method, lesson(0, (0, 1)))[1]
+    (own,) = state.own
     assert set(own.values) == {"3.weight", "5.weight"}
-    assert torch.equal(own.part.head["0.weight"], method.init(7).start.params["0.weight"])
+    assert not {"0.weight", "0.bias"} & own.part.head.keys()
+    assert torch.equal(method.ready(state).tasks[0].params["0.weight"], state.start.params["0.weight"])
     assert sum(map(len, own.values.values())) == round(0.05 * (16 * 8 + 8 * 2))
+    head = lived(Pruned(network(3), replace(FIT, freeze="5.*")), lesson(0, (0, 2)))[1].own[0]
+    assert head.part.head["5.weight"].shape == (2, 8)  # rows of its labels, as they began
 
 
 def test_convolutions_are_pruned_too() -> None:
@@ -231,7 +239,6 @@ def test_convolutions_are_pruned_too() -> None:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
     own = lived(Pruned(net, FIT, density=0.5), lesson(0, (0, 1)))[1].own[0]
-    assert own.shapes == {"1.weight": (4, 1, 2, 2), "4.weight": (2, 8)}
     assert sum(map(len, own.values.values())) == 16
 
 

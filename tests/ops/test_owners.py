@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from perdure import tree
 from perdure.contract import Refused, TaskId
 from perdure.model import Part
 from perdure.ops.codec import entropy_bits
-from perdure.ops.owners import at_rest, at_work, indices, released, vacated
+from perdure.ops.owners import at_rest, at_work, indices, released, vacated, with_task
 from perdure.rng import bits, permutation
 
 PARTS = tuple(Part(TaskId(index, torch.arange(2)), {}, {}) for index in (4, 1, 7))
@@ -42,13 +43,13 @@ def test_owners_come_back_from_rest_as_they_were() -> None:
         }
         masks = at_rest(owner, tasks)
         assert {len(codes) for codes in masks.values()} == {tasks}
-        back = at_work(masks, params)
+        back = at_work(masks, params, tasks)
         for name, mine in owner.items():
             assert back[name].dtype == torch.uint8
             assert torch.equal(back[name], mine)
     channels = torch.empty(4, 2, 3, 3).to(memory_format=torch.channels_last)  # weights may lie in any order
     mine = torch.arange(72).remainder(3).to(torch.uint8).view(4, 2, 3, 3)
-    assert torch.equal(at_work(at_rest({"w": mine}, 2), {"w": channels})["w"], mine)
+    assert torch.equal(at_work(at_rest({"w": mine}, 2), {"w": channels}, 2)["w"], mine)
 
 
 def test_owners_at_rest_take_what_their_shares_leave_undecided() -> None:
@@ -68,4 +69,26 @@ def test_a_damaged_mask_of_owners_is_refused() -> None:
     (code,) = at_rest(owner, 1)["w"]
     code[20] ^= 1
     with pytest.raises(Refused, match="damaged"):
-        at_work({"w": (code,)}, {"w": torch.empty(4000)})
+        at_work({"w": (code,)}, {"w": torch.empty(4000)}, 1)
+
+
+def test_masks_of_owners_that_are_not_one_a_task_are_refused() -> None:
+    params, masks = {"w": torch.empty(8)}, at_rest({"w": torch.arange(8, dtype=torch.uint8)}, 7)
+    assert at_work(masks, params, 7)["w"].tolist() == list(range(8))
+    for wrong, tasks in (
+        (masks, 6),
+        (masks, 8),
+        ({"v": masks["w"]}, 7),
+        ({"w": params["w"]}, 8),
+        ({"w": masks["w"][:1] * 256}, 256),
+    ):
+        with pytest.raises(Refused, match=f"no masks of owners for the {tasks} tasks"):
+            at_work(wrong, params, tasks)  # type: ignore[arg-type]
+
+
+def test_a_task_more_is_a_mask_more_and_changes_no_other() -> None:
+    owner = {"w": bits(1, 300).remainder(4).abs().to(torch.uint8)}
+    two = at_rest({"w": owner["w"] * (owner["w"] < 3)}, 2)
+    three = with_task(two, owner, 3)
+    assert three["w"][:2] == two["w"]
+    assert tree.equal(three, at_rest(owner, 3))

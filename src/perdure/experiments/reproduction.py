@@ -65,13 +65,20 @@ def _slug(name: str) -> str:
 
 
 def stored(of: Table) -> dict[str, dict[str, Any]]:
-    """The stored results of a table, by the name of the run."""
-    return {run: json.loads(path.read_text()) for run in of.runs if (path := _file(of, run)).exists()}
+    """The stored results of a table, by the name of the run; of a run that is another one by now there is none."""
+    found = {run: json.loads(path.read_text()) for run in of.runs if (path := _file(of, run)).exists()}
+    return {run: entry for run, entry in found.items() if _run_of(entry["command"]) == _run_of(command(of.runs[run]))}
+
+
+def _run_of(command: str) -> str:
+    """A command without what does not make it another run."""
+    return re.sub(r" --(device|threads) \S+", "", command)
 
 
 def missing(of: Table, only: str = "") -> dict[str, Experiment]:
     """The runs of a table that are not stored, by name; of those, the ones whose name holds `only`."""
-    return {name: run for name, run in of.runs.items() if only in name and not _file(of, name).exists()}
+    there = stored(of)
+    return {name: run for name, run in of.runs.items() if only in name and name not in there}
 
 
 def needed(of: Table, only: str = "") -> float:
@@ -108,7 +115,7 @@ def reproduce(
     """
     failed = {}
     for name, experiment in missing(of, only).items():
-        if not _file(of, name).exists():  # by another process since
+        if name not in stored(of):  # by another process since
             given = replace(experiment, setting=replace(experiment.setting, **setting))
             try:
                 _run(of, name, given, folder / of.name / _slug(name), watch)

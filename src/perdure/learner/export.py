@@ -15,7 +15,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 import perdure
 from perdure.contract import Method, Refused, TaskId
@@ -60,15 +61,17 @@ def export(path: Path, method: Method, ready: Any, branch: Branch, known: Known 
         Refused: its answers do not follow from an input by one chain of operations; or the file cannot be written.
     """
     x = normal(0, 3 * prod(branch.signature.shape)).view(3, *branch.signature.shape).float()
+    x = x / branch.factor + branch.shift  # as different as inputs are
     id = None if known is None else known.id
     what = type(method).__name__ if known is None else f"{known.name} by {type(method).__name__}"
     said = answered(method, ready, branch, (x - branch.shift) * branch.factor, id)
     try:
         with _quiet():
-            program = torch.export.export(_Answers(method, ready, branch, id), (x,), dynamic_shapes=({0: Dim("n")},))
+            net, sizes = _Answers(method, ready, branch, id), ({0: Dim("n")},)
+            program = torch.export.export(net, (x,), dynamic_shapes=sizes, strict=False)
             same = torch.allclose(program.module()(x[:2]), said.logits[:2], rtol=1e-4, atol=1e-4)
     except Exception as error:  # of any kind: torch has dozens
-        hint = "; name the task, so that it need not be found" if known is None else ""
+        hint = "; name the task, so that it need not be found" if said.task is not None else ""
         raise Refused(f"what is answered by {what} cannot be written down as one program{hint}") from error
     if not same:
         raise Refused(f"what is answered by {what} depends on other inputs beside it, and cannot be written down")
@@ -96,6 +99,9 @@ class _Answers(nn.Module):
 
 
 def _torch(program: ExportedProgram, about: str) -> bytes:
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # which names files of this machine
     file = io.BytesIO()
     with _quiet():
         torch.export.save(program, file, extra_files={f"{ABOUT}.json": about})
@@ -103,10 +109,13 @@ def _torch(program: ExportedProgram, about: str) -> bytes:
 
 
 def _onnx(program: ExportedProgram, about: str) -> bytes:
-    with _quiet():
-        made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["x"], output_names=["logits"])
-        assert made is not None
-        model = made.model_proto
+    try:
+        with _quiet():
+            made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["x"], output_names=["logits"])
+            assert made is not None
+            model = made.model_proto
+    except Exception as error:  # of any kind here too
+        raise Refused("ONNX, as torch writes it, lacks an operation that the answer needs; write .pt2") from error
     model.metadata_props.add(key=ABOUT, value=about)
     content: bytes = model.SerializeToString()
     return content
@@ -118,7 +127,7 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -387,11 +387,11 @@ class Learner:
         version = now.version
         if task is not None and task not in version.tasks:
             raise unknown("task", task, version.tasks)
-        if task is None and len(version.branches) != 1:
-            kinds = (
-                f"{len(version.branches)} kinds of inputs were learned" if version.branches else "nothing is learned"
-            )
-            raise Refused(f"{kinds}, and a program takes one; name a task of: {listed(version.tasks)}")
+        if not version.branches:
+            raise Refused(f"{self.folder} has learned nothing yet, so there is nothing to export; learn a task first")
+        if task is None and len(version.branches) > 1:
+            kinds = f"{len(version.branches)} kinds of inputs were learned, and a program takes one"
+            raise Refused(f"{kinds}; name a task of: {listed(version.tasks)}")
         branch = version.branches[0] if task is None else version.branch_of(task)
         assert branch is not None
         place = version.branches.index(branch)

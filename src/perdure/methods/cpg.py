@@ -55,7 +55,7 @@ from perdure.ops.chain import chain, widened
 from perdure.ops.codec import decode, encode, unpack
 from perdure.ops.infer import Bound, respond
 from perdure.ops.masks import Through, learn_masks
-from perdure.ops.owners import Codes, at_rest, at_work, indices, released, vacated
+from perdure.ops.owners import MOST, Codes, at_rest, at_work, indices, released, vacated, with_task
 from perdure.ops.select import largest
 from perdure.rng import fold
 from perdure.train import Descent, Layout, frozen, length, minimise
@@ -90,7 +90,7 @@ class Grown(NamedTuple):
     @property
     def owner(self) -> Params:
         """Of each weight, uint8: 0 free, t of the t-th task."""
-        return at_work(self.masks, self.model.params)
+        return at_work(self.masks, self.model.params, len(self.tasks))
 
 
 class Draft(NamedTuple):
@@ -239,8 +239,8 @@ class CPG(Method):
         if (index := index_of(task, learned)) in learned:
             state = self.forget(state, index)
         t = len(state.tasks) + 1
-        if t > 255:
-            raise Refused("CPG counts owners in a byte: it learns at most 255 tasks; start a new learner")
+        if t > MOST:
+            raise Refused(f"CPG counts owners in a byte: it learns at most {MOST} tasks; start a new learner")
         task, held = self._hold_back(task, key)
         goal = self._goal(task, held, key) - self.margin
         losses: list[Tensor] = []
@@ -351,7 +351,7 @@ class CPG(Method):
         part = Part(TaskId(index, model.labels), head, model.stats)
         own = Own(part, picks, {name: tuple(mine.shape) for name, mine in owner.items()})
         shared = state.model._replace(params=state.model.params | weights)
-        return Grown(shared, at_rest(owner, t), state.size, (*state.tasks, own))
+        return Grown(shared, with_task(state.masks, owner, t), state.size, (*state.tasks, own))
 
 
 def _with_rows(model: Model, head: tuple[str, str], rows: Tensor) -> Model:

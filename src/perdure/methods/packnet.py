@@ -36,7 +36,7 @@ from torch import Tensor
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
 from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, start
 from perdure.ops.infer import Bound, respond
-from perdure.ops.owners import Codes, at_rest, at_work, indices, released, vacated
+from perdure.ops.owners import MOST, Codes, at_rest, at_work, indices, released, vacated, with_task
 from perdure.rng import fold
 from perdure.train import frozen, length, minimise
 
@@ -53,7 +53,7 @@ class Packed(NamedTuple):
     @property
     def owner(self) -> Params:
         """Of each trunk parameter, uint8: 0 free, t of the t-th task."""
-        return at_work(self.masks, self.model.params)
+        return at_work(self.masks, self.model.params, len(self.parts))
 
 
 def bind(params: Params, owner: Params, t: int) -> Params:
@@ -85,7 +85,7 @@ def freeze(state: Packed, model: Model, owner: Params, index: int) -> Packed:
     trunk = {name: model.params[name] if name in owner else w for name, w in state.model.params.items()}
     head = {name: w for name, w in model.params.items() if name not in owner}
     parts = (*state.parts, Part(TaskId(index, model.labels), head, model.stats))
-    return Packed(state.model._replace(params=trunk), at_rest(owner, len(parts)), parts)
+    return Packed(state.model._replace(params=trunk), with_task(state.masks, owner, len(parts)), parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,8 +181,8 @@ class PackNet(Method):
 
     def _check_room(self, state: Packed, free: Mapping[str, int], t: int) -> None:
         """Raises Refused where a layer has nothing left to give to the t-th task."""
-        if t > 255:
-            raise Refused("PackNet counts owners in a byte: it learns at most 255 tasks; start a new learner")
+        if t > MOST:
+            raise Refused(f"PackNet counts owners in a byte: it learns at most {MOST} tasks; start a new learner")
         for name, left in free.items():
             if not left:
                 raise Refused(

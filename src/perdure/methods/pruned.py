@@ -8,7 +8,7 @@ For the t-th task, with d the density and r the rounds:
                keeps d^(j/r) of all weights;  W <- W m
       retrain  W <- argmin L_t(W m)                                        from the values they have
 
-    bind(m, v) = v in the places of m, else 0
+    bind(W, m, v) = v in the places of m, else 0
 
 Most weights of a trained network can go if the others are trained once more, and cutting in steps costs less than
 cutting at once. So a network a task costs little: at a twelfth of the weights, ten take the bytes of one. A withheld id
@@ -17,13 +17,13 @@ is inferred: the task with the lowest entropy answers.
 Reference: S. Han, J. Pool, J. Tran, W. Dally, "Learning both weights and connections for efficient neural networks",
 2015, arXiv 1506.02626.
 Deviations: the paper prunes one network; one a task is the use that `independent` makes of networks. There c is found
-by hand for each layer; here it is one for all, so that the density is exact, and s_l is about 0. Biases and
-normalisation scales are kept, and not counted. `fit` says how long training and retraining take together; the paper
-retrains at a tenth of the rate, which for a thousand steps is too low. Dropout stays as it is. Units that no weight
-leads to are not removed: their weights cost nothing. Each phase has moments of its own, whatever `fit.moments` says.
-Inference by entropy is not in the paper.
-Memory: the start values, and for each task a coded mask, four bytes for each weight that is kept, its biases and
-statistics.
+by hand for each layer; here it is one for all, so that the density is exact, and s_l is about 0. Parameters of one
+dimension (biases, scales) are kept, and not counted. `fit` says how long training and retraining take together; the
+paper retrains at a tenth of the rate, which for a thousand steps is too low. Dropout stays as it is. Units that no
+weight leads to are not removed: their weights cost nothing. Each phase has moments of its own, whatever `fit.moments`
+says. Inference by entropy is not in the paper.
+Memory: the start values, and for each task a coded mask, four bytes for each weight that is kept, what else of its
+network moved, and statistics.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ import torch
 from torch import Tensor, nn
 
 from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
-from perdure.model import Model, Part, index_of, own_head, start, without
+from perdure.model import Model, Part, grown, head_of, index_of, own_head, parts_of, start, without
+from perdure.ops.channels import cut
 from perdure.ops.codec import decode, encode, unpack
 from perdure.ops.infer import Bound, Made, respond
 from perdure.ops.select import largest
@@ -50,10 +51,9 @@ Cutoff = Literal["deviation", "same"]
 class Own(NamedTuple):
     """The network of one task."""
 
-    part: Part  # among its `head`: whatever is not pruned
+    part: Part  # among its `head`: whatever moved and was not pruned
     masks: Params  # coded, by name: which weights are kept
     values: Params  # those, (m,) by name, in order of place
-    shapes: dict[str, tuple[int, ...]]  # of the weights
 
     @property
     def task(self) -> int:
@@ -67,14 +67,21 @@ class Networks(NamedTuple):
     own: tuple[Own, ...]  # in the order of learning
 
 
-def bind(masks: Params, values: Params, shapes: dict[str, tuple[int, ...]]) -> Params:
-    """Weights of some shapes, from coded masks and the values in their places; 0 elsewhere."""
-    weights = {}
-    for name, shape in shapes.items():
-        w = values[name].new_zeros(shape)
-        w[unpack(decode(masks[name], w.numel()), w.numel()).view(shape)] = values[name]
-        weights[name] = w
-    return weights
+def bind(params: Params, masks: Params, values: Params) -> Params:
+    """Parameters, those that have a coded mask with the values in its places and 0 elsewhere.
+
+    Raises:
+        Refused: a mask is damaged, as far as its code tells, or has more or fewer places than there are values.
+    """
+    out = dict(params)
+    for name, code in masks.items():
+        w = torch.zeros_like(params[name], memory_format=torch.contiguous_format)
+        mask = unpack(decode(code, w.numel()), w.numel()).view(w.shape)
+        if values[name].shape != (int(mask.sum()),):
+            raise Refused(f"the values of {name} are not those of its mask; restore its file from a copy")
+        w[mask] = values[name]
+        out[name] = w
+    return out
 
 
 def keep(weights: Params, share: float, cutoff: Cutoff) -> Params:
@@ -85,14 +92,15 @@ def keep(weights: Params, share: float, cutoff: Cutoff) -> Params:
     layers = [w.flatten() for w in weights.values()]
     if cutoff == "deviation":
         least = torch.finfo(layers[0].dtype).tiny
-        layers = [w / (w.square().sum() / w.count_nonzero().clamp(min=1)).sqrt().clamp(min=least) for w in layers]
+        squares = [w.double().square().sum() / w.count_nonzero().clamp(min=1) for w in layers]
+        layers = [w / square.sqrt().clamp(min=least) for w, square in zip(layers, squares, strict=True)]
     measured = torch.cat(layers)
     kept = largest(measured, max(1, round(share * len(measured)))).split([len(w) for w in layers])
     return {name: mask.view(w.shape) for (name, w), mask in zip(weights.items(), kept, strict=True)}
 
 
-def cut(model: Model, masks: Params) -> Model:
-    """The model with its weights at 0 where their mask is."""
+def drop(model: Model, masks: Params) -> Model:
+    """The model with weights at 0 where their mask does not keep them."""
     return model._replace(params=model.params | {name: model.params[name].where(m, 0.0) for name, m in masks.items()})
 
 
@@ -111,8 +119,8 @@ class Pruned(Method):
 
     Args:
         density: the share of all weights that is kept (0 to 1).
-        cutoff: what a weight must exceed to be kept: as many deviations of its layer, or the same in all layers, which
-            can keep more where all are wide, and can empty a small one.
+        cutoff: what a weight must exceed to be kept: the same number of deviations of its layer everywhere, or the same
+            size, which answers better where all layers are wide, and can empty a small one.
         rounds: how often weights are cut and the others retrained; 1 cuts at once. Never more than steps allow.
         retrain: the share of the steps spent on retraining, all rounds together (0 to 1).
         rate: the learning rate while retraining, as a share of `fit.lr`.
@@ -156,15 +164,19 @@ class Pruned(Method):
         for j in range(1, rounds + 1):
             weights = {name: model.params[name] for name in self._pruned(model)}
             masks = keep(weights, self.density ** (j / rounds), self.cutoff)
-            model, trace = retrain(self.net, cut(model, masks), masks, short, task, fold(key, "retrain", j))
+            model, trace = retrain(self.net, drop(model, masks), masks, short, task, fold(key, "retrain", j))
             losses.append(trace.loss)
         others = tuple(own for own in state.own if own.task != index)
-        return state._replace(own=(*others, _coded(index, model, masks))), Trace(torch.cat(losses))
+        return state._replace(own=(*others, self._coded(index, model, masks))), Trace(torch.cat(losses))
 
     def ready(self, state: Networks) -> Bound:
+        head = head_of(self.net, self.fit)
+
         def made(place: int) -> Model:
-            part, masks, values, shapes = state.own[place]
-            return Model({**part.head, **bind(masks, values, shapes)}, part.stats, part.id.classes, {})
+            part, masks, values = state.own[place]
+            rows = len(part.id.classes)
+            params = grown(cut(state.start.params, head, rows), head, rows) | part.head
+            return Model(bind(params, masks, values), part.stats, part.id.classes, {})
 
         return Bound(state.start, Made([own.task for own in state.own], made))
 
@@ -189,13 +201,10 @@ class Pruned(Method):
         fit = replace(self.fit, epochs=None, moments="fresh")
         return replace(fit, steps=total - rounds * once), replace(fit, steps=once, lr=self.rate * self.fit.lr), rounds
 
-
-def _coded(index: int, model: Model, masks: Params) -> Own:
-    """What is kept of a network."""
-    rest = {name: w for name, w in model.params.items() if name not in masks}
-    return Own(
-        Part(TaskId(index, model.labels), rest, model.stats),
-        {name: encode(mask) for name, mask in masks.items()},
-        {name: model.params[name][mask] for name, mask in masks.items()},
-        {name: tuple(mask.shape) for name, mask in masks.items()},
-    )
+    def _coded(self, index: int, model: Model, masks: Params) -> Own:
+        """What is kept of a network."""
+        still = frozen(self.net, self.fit) - set(parts_of(head_of(self.net, self.fit)))
+        rest = {name: w for name, w in model.params.items() if name not in masks and name not in still}
+        codes = {name: encode(mask) for name, mask in masks.items()}
+        values = {name: model.params[name][mask] for name, mask in masks.items()}
+        return Own(Part(TaskId(index, model.labels), rest, model.stats), codes, values)

@@ -10,16 +10,18 @@ its own. Together these take about what the shares of the tasks leave undecided,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from perdure.contract import Refused
 from perdure.model import Own, place_of
 from perdure.ops.codec import decode, encode, unpack
 
 Params = dict[str, Tensor]
 Codes = dict[str, tuple[Tensor, ...]]
+MOST = 255  # owners that a byte can tell apart, beside nobody
 
 
 def indices(parts: tuple[Own | None, ...]) -> list[int | None]:
@@ -51,31 +53,36 @@ def at_rest(owner: Params, tasks: int) -> Codes:
     Args:
         tasks: the highest owner there may be.
     """
-
-    def masks(mine: Tensor) -> Iterator[Tensor]:
-        rest = mine.flatten()
-        for t in range(1, tasks + 1):
-            own = rest == t
-            yield encode(own)
-            rest = rest[~own]
-
-    return {name: tuple(masks(mine)) for name, mine in owner.items()}
+    masks: Codes = dict.fromkeys(owner, ())
+    for t in range(1, tasks + 1):
+        masks = with_task(masks, owner, t)
+    return masks
 
 
-def at_work(codes: Codes, params: Mapping[str, Tensor]) -> Params:
+def with_task(masks: Codes, owner: Params, t: int) -> Codes:
+    """Masks of the tasks before the t-th, with that of the t-th: which of what none of them owns is its own."""
+    return {name: (*masks[name], encode(mine[(mine == 0) | (mine >= t)] == t)) for name, mine in owner.items()}
+
+
+def at_work(masks: Codes, params: Mapping[str, Tensor], tasks: int) -> Params:
     """The owners that `at_rest` took, uint8 in the shapes of the parameters they are of.
 
     Raises:
-        Refused: a mask is damaged, or of parameters of another size.
+        Refused: there is no mask for each task, or one is damaged, as far as its code tells.
     """
 
-    def owners(masks: tuple[Tensor, ...], like: Tensor) -> Tensor:
-        owner = torch.zeros_like(like, dtype=torch.uint8, memory_format=torch.contiguous_format)
-        free = torch.arange(like.numel(), device=like.device)
-        for t, code in enumerate(masks, 1):
-            own = unpack(decode(code, len(free)), len(free))
-            owner.view(-1)[free[own]] = t
-            free = free[~own]
-        return owner
+    def owners(name: str) -> Tensor:
+        if name not in params or not isinstance(masks[name], tuple) or len(masks[name]) != tasks or tasks > MOST:
+            raise Refused(
+                f"there are no masks of owners for the {tasks} tasks of {name}; an older perdure wrote others"
+            )
+        left, parts = params[name].numel(), list[Tensor]()
+        for code in masks[name]:
+            parts.append(unpack(decode(code, left), left))
+            left -= int(parts[-1].sum())
+        owner = torch.zeros(left, dtype=torch.uint8, device=params[name].device)
+        for t, own in reversed(list(enumerate(parts, 1))):
+            owner = torch.full_like(own, t, dtype=torch.uint8).masked_scatter_(~own, owner)
+        return owner.view(params[name].shape)
 
-    return {name: owners(masks, params[name]) for name, masks in codes.items()}
+    return {name: owners(name) for name in masks}

@@ -39,7 +39,7 @@ from perdure.experiments.figures.lab import (
     plain,
 )
 from perdure.fold import Moment
-from perdure.methods.pruned import cut, retrain
+from perdure.methods.pruned import drop, retrain
 from perdure.model import Model
 from perdure.ops.select import largest
 from perdure.report.figures import FAINT, HUES
@@ -75,10 +75,10 @@ def _errors(method: Method, stream: Stream, powers: Sequence[float], key: int) -
     out: dict[str, list[float]] = {name: [] for name in ("density", *CURVES)}
     for number, kept in enumerate(budgets(dense.params, p) for p in powers):
         walk = fold(key, "retrain", number)
-        rough = cut(dense, masks := masked(dense, kept))
+        rough = drop(dense, masks := masked(dense, kept))
         once, _ = retrain(method.net, rough, masks, fit, task, walk)
         masks = masked(stepwise, kept)
-        stepwise, _ = retrain(method.net, cut(stepwise, masks), masks, fit, task, walk)
+        stepwise, _ = retrain(method.net, drop(stepwise, masks), masks, fit, task, walk)
         out["density"].append(sum(kept.values()) / weights)
         for name, model in {"cut": rough, "once": once, "steps": stepwise}.items():
             out[name].append(error(model))
