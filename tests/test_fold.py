@@ -99,7 +99,7 @@ def test_what_a_later_task_would_be_refused_for_is_said_before_the_first_is_lear
 @pytest.mark.parametrize("method", ["heads", "hopsupsup", "psp"])
 def test_a_task_of_one_class_is_refused_before_the_first_is_learned_where_it_teaches_nothing(method, tmp_path):
     np.savez(tmp_path / "mine.npz", X=torch.rand(90, 4), y=torch.arange(90) // 18, task=torch.arange(90) // 36)
-    with pytest.raises(Refused, match=r"task 3: all examples of the task show one class \(4\)"):
+    with pytest.raises(Refused, match=r"task 3: all examples of the task show one class"):
         perdure.run(str(tmp_path / "mine.npz"), method, net="bn-mlp:8", scenario="gnu", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -229,5 +229,5 @@ def test_one_part_is_left_out_and_an_unknown_one_refused():
 
 def test_a_task_whose_examples_show_one_class_is_refused_whatever_its_id_says():
     check_classes(task([7, 7, 3]))
-    with pytest.raises(Refused, match=r"show one class \(7\).* add it to a task that has others"):
+    with pytest.raises(Refused, match=r"show one class.* add it to a task that has others"):
         check_classes(task([7, 7], [3, 7]))
