@@ -20,7 +20,11 @@ from perdure.rng import fold, normal, permutation
 from perdure.train import for_scenario
 
 NETS = {"hopsupsup": bn_mlp((8,), (256,))}  # too few masks of 32 units know a task
-OPTIONS = {"supsup": {"outputs": 20}, "dgr": {"likelihood": "gaussian"}}  # any numbers, which know no bounds
+OPTIONS = {
+    "supsup": {"outputs": 20},
+    "dgr": {"likelihood": "gaussian"},  # any numbers, which know no bounds
+    "pruned": {"density": 0.5},  # of a small network
+}
 ALONE = (
     "supsup",
     "finetune",
