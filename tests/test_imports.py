@@ -21,7 +21,7 @@ RANKS = [
     {"datasets"},
     {"evaluate", "store", "streams"},
     {"options"},
-    {"result"},
+    {"program", "result"},
     {"fold"},
     {"learner", "report"},
     {"experiments"},

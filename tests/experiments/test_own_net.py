@@ -193,9 +193,17 @@ def test_labels_that_are_words_are_answered_as_words(tmp_path: Path) -> None:
     x[:, 0] += torch.from_numpy(10.0 * np.unique(kinds, return_inverse=True)[1]).float()
     np.savez(tmp_path / "my.npz", X=x.numpy(), y=kinds, task=task.numpy())
     perdure.run(tmp_path / "my.npz", "joint", net="mlp:16", out=tmp_path / "run", options={"fit.steps": 200})
-    said = perdure.load(tmp_path / "run").predict(x)
+    learned = perdure.load(tmp_path / "run")
+    said = learned.predict(x)
     assert set(said) <= {"cat", "dog", "eel", "fox"}
     assert (said == kinds).mean() > 0.8
+    for task_, words in ((None, ["cat", "dog", "eel", "fox"]), (2, ["eel", "fox"])):
+        made = learned.export(tmp_path / "out.pt2", task_)
+        assert sorted(made.labels) == words  # type: ignore[type-var]
+        columns = torch.export.load(made.path).module()(x).argmax(1)
+        assert [made.labels[column] for column in columns] == learned.predict(x, task_).tolist()
+    with pytest.raises(Refused, match="there is no task 3; there are 2, counted from 1"):
+        learned.export(tmp_path / "out.pt2", 3)
     perdure.run(tmp_path / "my.npz", "joint", scenario="gns", net="mlp:16", out=tmp_path / "shared", options=STEPS)
     assert set(perdure.load(tmp_path / "shared").predict(x).tolist()) <= {0, 1}  # each of them stands for two words
 

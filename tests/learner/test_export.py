@@ -12,11 +12,11 @@ import pytest
 import torch
 from clouds import Make, blobs
 
-from perdure.contract import Answer, Refused
+from perdure.contract import Answer, Refused, Scale
 from perdure.learner import Learner
-from perdure.learner import export as exporting
 from perdure.learner.pool import Pool
 from perdure.learner.update import answered, shown
+from perdure.program import export
 
 FAMILIES = ("ewc", "icarl", "ncm", "packnet", "supsup", "psp", "batch-ensemble", "hat")
 
@@ -72,7 +72,7 @@ def test_images_are_taken_as_they_were_learned_from(make: Make, tmp_path: Path) 
     learner = make(method="supsup", net="conv:4-8")
     learner.learn((x, y), name="light")
     program, about = _loaded(learner.export(tmp_path / "light.pt2", task="light").path)
-    assert about["input"]["shape"] == [3, 8, 8]
+    assert (about["shape"], about["kind"]) == ([3, 8, 8], "whole numbers")
     said = program(torch.from_numpy(x).float())
     torch.testing.assert_close(said, _logits(learner, x, "light"), rtol=0, atol=1e-5)
     assert [about["labels"][row] for row in said.argmax(1)] == learner.predict(x, task="light").tolist()
@@ -123,7 +123,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(make: Make, tmp_pa
         learner.export(tmp_path / "all.pth", task="task0")
     with pytest.raises(Refused, match="name the task, so that it need not be found"):
         learner.export(tmp_path / "all.pt2")
-    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    monkeypatch.setattr("perdure.program.find_spec", lambda name: None)
     with pytest.raises(Refused, match=r"needs onnx and onnxscript; install them with: pip install 'perdure\[onnx\]'"):
         learner.export(tmp_path / "all.onnx", task="task0")
     learner.learn(blobs(2, d=5), name="others")
@@ -135,16 +135,16 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(make: Make, tmp_pa
 def test_answers_that_hang_on_other_inputs_are_refused(make: Make, tmp_path: Path) -> None:
     learner = make(method="hopsupsup", net="bn-mlp:64")
     learner.learn(blobs(0), name="task0")
-    with pytest.raises(Refused, match="task0 by HopSupSup cannot be written down as one program"):
+    with pytest.raises(Refused, match="what HopSupSup answers cannot be written down as one program"):
         learner.export(tmp_path / "task0.pt2", task="task0")
 
     class Centred:
         def predict(self, ready: Any, x: torch.Tensor, id: Any = None) -> Answer:
             return Answer(x[:, :2] - x[:, :2].mean(0), torch.arange(2))
 
-    (branch,) = learner.version.branches
-    with pytest.raises(Refused, match="by Centred depends on other inputs beside it"):
-        exporting.export(tmp_path / "task0.pt2", Centred(), None, branch, branch.tasks[0])  # type: ignore[arg-type]
+    path, scale = tmp_path / "task0.pt2", Scale()
+    with pytest.raises(Refused, match="what Centred answers to an input depends on other inputs beside it"):
+        export(path, Centred(), None, (4,), scale, None, str, {})  # type: ignore[arg-type]
     assert not (tmp_path / "task0.pt2").exists()
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from perdure import nets
-from perdure.contract import Fit, Method, Ready, Refused, Scale, TaskId
+from perdure.contract import Fit, Method, Ready, Refused, Scale, State, TaskId
 from perdure.experiments.experiment import is_own
 from perdure.methods import METHODS
 from perdure.model import with_outputs
 from perdure.options import method_class
+from perdure.program import Program, check_suffix, export
 from perdure.result import read_kept, read_record
 from perdure.store import Blobs, load_state
 
@@ -25,6 +26,7 @@ class Learned:
     """What a run has learned, ready to answer."""
 
     method: Method
+    state: State
     ready: Ready
     scale: Scale
     classes: list[list[int]]  # of each task; empty in NNs
@@ -43,9 +45,7 @@ class Learned:
         Raises:
             Refused: there is no such task, the inputs have another shape, or the method cannot answer yet.
         """
-        if task is not None and not 1 <= task <= len(self.classes):
-            raise Refused(f"there is no task {task}; there are {len(self.classes)}, counted from 1")
-        id = None if task is None else TaskId(task - 1, torch.tensor(self.classes[task - 1]))
+        id = self._id(task)
         inputs, parts = torch.as_tensor(np.asarray(x)), []
         if inputs.shape[1:] != self.shape:
             raise Refused(f"the inputs have shape {tuple(inputs.shape)}; give (B, {', '.join(map(str, self.shape))})")
@@ -56,6 +56,29 @@ class Learned:
             parts.append(answer.labels[answer.logits.argmax(1)])
         labels = torch.cat(parts).numpy() if parts else np.zeros(0, np.int64)
         return np.array([self.words[label] for label in labels.tolist()]) if self.words else labels
+
+    def export(self, path: str | Path, task: int | None = None) -> Program:
+        """Writes what is answered as one file that needs no Perdure: see `perdure.program`.
+
+        Args:
+            path: ends in `.pt2` for a program of torch, or in `.onnx`.
+            task: as in `predict`.
+
+        Raises:
+            Refused: there is no such task, or no program can be made of what is answered. Nothing is written then.
+        """
+        check_suffix(path := Path(path))
+        id, words = self._id(task), self.words
+        about = {"task": task}
+        return export(
+            path, self.method, self.ready, self.shape, self.scale.__call__, id, lambda n: words.get(n, n), about
+        )
+
+    def _id(self, task: int | None) -> TaskId | None:
+        """Of a task by its number, 1 for the first."""
+        if task is not None and not 1 <= task <= len(self.classes):
+            raise Refused(f"there is no task {task}; there are {len(self.classes)}, counted from 1")
+        return None if task is None else TaskId(task - 1, torch.tensor(self.classes[task - 1]))
 
 
 def load(folder: str | Path, method: type[Method] | None = None, net: nn.Module | None = None) -> Learned:
@@ -86,4 +109,5 @@ def load(folder: str | Path, method: type[Method] | None = None, net: nn.Module 
     cls = method or method_class(name)
     built = cls(net=with_outputs(net, fit, rows), fit=fit, **record["method"])
     state = load_state(Blobs(folder / "states"), read_record(folder)["state"], cls.states)
-    return Learned(built, built.ready(state), Scale(**record["scale"]), record["classes"], shape, dict(record["words"]))
+    scale, words = Scale(**record["scale"]), dict(record["words"])
+    return Learned(built, state, built.ready(state), scale, record["classes"], shape, words)

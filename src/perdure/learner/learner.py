@@ -20,7 +20,6 @@ from perdure.contract import Answer, Method, Refused, unknown
 from perdure.data import blocks
 from perdure.fold import Setting
 from perdure.learner.archive import Archive
-from perdure.learner.export import Program, check_suffix, export
 from perdure.learner.intake import Array, Given, aligned, is_table, read
 from perdure.learner.intake.given import listed
 from perdure.learner.ledger import HEAD, Entry, Ledger, lineage, numbered_entry, older
@@ -33,6 +32,7 @@ from perdure.learner.settings import Scaling, Settings, read_settings, store_set
 from perdure.learner.update import Lesson, answered, examined, lesson, projected, relation_of, shown, updated, without
 from perdure.learner.version import KINDS, NAME, Branch, Label, Version, is_name, numbered
 from perdure.options import method_class
+from perdure.program import Program, check_suffix, export
 from perdure.rng import fold
 from perdure.store import ASIDE, is_blob, locked, save_state
 from perdure.train import Progress, watching
@@ -373,7 +373,7 @@ class Learner:
             return entry
 
     def export(self, path: str | Path, task: str | None = None) -> Program:
-        """Writes what is answered to inputs of a task as one file that needs no Perdure: see `perdure.learner.export`.
+        """Writes what is answered to inputs of a task as one file that needs no Perdure: see `perdure.program`.
 
         Args:
             path: ends in `.pt2` for a program of torch, or in `.onnx`.
@@ -394,8 +394,11 @@ class Learner:
             raise Refused(f"{kinds}; name a task of: {listed(version.tasks)}")
         branch = version.branches[0] if task is None else version.branch_of(task)
         assert branch is not None
-        place = version.branches.index(branch)
-        return export(path, now.methods[place], now.ready(place), branch, None if task is None else version.tasks[task])
+        place, words = version.branches.index(branch), branch.words.tolist()
+        id = None if task is None else version.tasks[task].id
+        about = {"task": task, "kind": branch.signature.kind, "columns": branch.signature.columns}
+        shape = branch.signature.shape
+        return export(path, now.methods[place], now.ready(place), shape, branch.scale, id, words.__getitem__, about)
 
     def prune(self, versions: int = 1) -> int:
         """Deletes all but the newest versions, those that answered and those that did not; the bytes that freed.

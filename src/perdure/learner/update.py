@@ -70,7 +70,7 @@ def shown(branch: Branch, pool: Pool) -> Examples:
     held = isinstance(pool.x, Tensor)
     if branch.shift.ndim:
         plain = Arrays(pool.x, pool.y) if held else Mapped(pool.x, pool.y)
-        return View(plain, transform=lambda x, rows: (x.float() - branch.shift) * branch.factor)
+        return View(plain, transform=lambda x, rows: branch.scale(x))
     scale = Scale(float(branch.shift), float(branch.factor))
     return Arrays(pool.x, pool.y, scale) if held else Mapped(pool.x, pool.y, scale)
 

@@ -60,6 +60,10 @@ class Branch(NamedTuple):
         blank: Label = -1 if any(isinstance(label, int) for label in self.labels) else ""
         return np.array([blank if label is None else label for label in self.labels])
 
+    def scale(self, x: Tensor) -> Tensor:
+        """Inputs (N, ...) as the network takes them."""
+        return (x.float() - self.shift) * self.factor
+
     @property
     def rights(self) -> dict[str, Array]:
         """(asked,) bool by task: which of its exam is answered rightly."""

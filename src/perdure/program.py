@@ -1,7 +1,7 @@
 """Answers as one file that needs no Perdure: a program of torch (`.pt2`) or of ONNX (`.onnx`).
 
-What is written is what `predict` does, followed operation by operation: from float32 inputs (n, ...) as they were
-learned from, before any scale, to logits (n, l). A JSON in the same file, under the name `perdure.json` (ONNX: in the
+What is written is what `predict` does, followed operation by operation: from float32 inputs (n, ...) as they are
+stored, before any scale, to logits (n, l). A JSON in the same file, under the name `perdure.json` (ONNX: in the
 metadata, `perdure`), says which label each of the l columns is.
 
     program = torch.export.load("plants.pt2", extra_files=(about := {"perdure.json": ""})).module()
@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from math import prod
@@ -27,12 +27,11 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 import perdure
-from perdure.contract import Method, Refused, TaskId
-from perdure.learner.update import answered
-from perdure.learner.version import Branch, Known, Label
+from perdure.contract import Method, Ready, Refused, TaskId
 from perdure.rng import normal
 from perdure.store import write
 
+Label = str | int
 ABOUT = "perdure"
 SUFFIXES = (".pt2", ".onnx")
 
@@ -54,48 +53,63 @@ def check_suffix(path: Path) -> None:
         raise Refused(f"ONNX needs {' and '.join(lacking)}; install them with: pip install 'perdure[onnx]'")
 
 
-def export(path: Path, method: Method, ready: Any, branch: Branch, known: Known | None) -> Program:
-    """Writes what a method answers to inputs of a branch, of one task or, where no task has to be found, of all.
+def export(
+    path: Path,
+    method: Method,
+    ready: Ready,
+    shape: Sequence[int],
+    scale: Callable[[Tensor], Tensor],
+    id: TaskId | None,
+    name: Callable[[int], Label],
+    about: Mapping[str, Any],
+) -> Program:
+    """Writes what a method answers, of one task or, where no task has to be found, of all.
+
+    Args:
+        shape: of one input.
+        scale: makes inputs of the network from inputs as they are stored.
+        name: of a label.
+        about: what else the JSON says.
 
     Raises:
         Refused: its answers do not follow from an input by one chain of operations; or the file cannot be written.
     """
-    x = normal(0, 3 * prod(branch.signature.shape)).view(3, *branch.signature.shape).float()
-    x = x / branch.factor + branch.shift  # as different as inputs are
-    id = None if known is None else known.id
-    what = type(method).__name__ if known is None else f"{known.name} by {type(method).__name__}"
-    said = answered(method, ready, branch, (x - branch.shift) * branch.factor, id)
+    answers, what = _Answers(method, ready, scale, id), type(method).__name__
+    x = _trial(shape, scale)
+    said = method.predict(ready, scale(x), id)
+    if not len(said.labels):
+        raise Refused("nothing was learned that could answer this; learn a task first")
     try:
         with _quiet():
-            net, sizes = _Answers(method, ready, branch, id), ({0: Dim("n")},)
-            program = torch.export.export(net, (x,), dynamic_shapes=sizes, strict=False)
+            program = torch.export.export(answers, (x,), dynamic_shapes=({0: Dim("n")},), strict=False)
             same = torch.allclose(program.module()(x[:2]), said.logits[:2], rtol=1e-4, atol=1e-4)
     except Exception as error:  # of any kind: torch has dozens
         hint = "; name the task, so that it need not be found" if said.task is not None else ""
-        raise Refused(f"what is answered by {what} cannot be written down as one program{hint}") from error
+        raise Refused(f"what {what} answers cannot be written down as one program{hint}") from error
     if not same:
-        raise Refused(f"what is answered by {what} depends on other inputs beside it, and cannot be written down")
-    labels = tuple(branch.words[said.labels.cpu().numpy()].tolist())
-    about = {
-        "labels": labels,
-        "task": None if known is None else known.name,
-        "input": {"kind": branch.signature.kind, "shape": branch.signature.shape, "columns": branch.signature.columns},
-        "software": f"perdure {perdure.__version__}, torch {torch.__version__}",
-    }
+        raise Refused(f"what {what} answers to an input depends on other inputs beside it, and cannot be written down")
+    labels = tuple(map(name, said.labels.tolist()))
+    about = {"labels": labels, "shape": list(shape), "software": f"perdure {perdure.__version__}", **about}
     content = {".pt2": _torch, ".onnx": _onnx}[path.suffix](program, json.dumps(about))
     write(path, content)
-    return Program(path, branch.signature.shape, labels, len(content))
+    return Program(path, tuple(shape), labels, len(content))
+
+
+def _trial(shape: Sequence[int], scale: Callable[[Tensor], Tensor]) -> Tensor:
+    """(3, ...) inputs that are as different as stored ones are: normal, once they are scaled."""
+    none, one = (scale(torch.full((1, *shape), value)) for value in (0.0, 1.0))
+    return (normal(0, 3 * prod(shape)).view(3, *shape).float() - none) / (one - none)
 
 
 class _Answers(nn.Module):
-    """Inputs as they were learned from to logits."""
+    """Inputs as they are stored to logits."""
 
-    def __init__(self, method: Method, ready: Any, branch: Branch, id: TaskId | None) -> None:
+    def __init__(self, method: Method, ready: Ready, scale: Callable[[Tensor], Tensor], id: TaskId | None) -> None:
         super().__init__()
-        self.method, self.ready, self.branch, self.id = method, ready, branch, id
+        self.method, self.ready, self.scale, self.id = method, ready, scale, id
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.method.predict(self.ready, (x - self.branch.shift) * self.branch.factor, self.id).logits
+        return self.method.predict(self.ready, self.scale(x), self.id).logits
 
 
 def _torch(program: ExportedProgram, about: str) -> bytes:
