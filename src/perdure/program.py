@@ -90,6 +90,7 @@ def export(
         raise Refused(f"what {what} answers to an input depends on other inputs beside it, and cannot be written down")
     labels = tuple(map(name, said.labels.tolist()))
     about = {"labels": labels, "shape": list(shape), "software": f"perdure {perdure.__version__}", **about}
+    _forget_origin(program)
     content = {".pt2": _torch, ".onnx": _onnx}[path.suffix](program, json.dumps(about))
     write(path, content)
     return Program(path, tuple(shape), labels, len(content))
@@ -112,10 +113,14 @@ class _Answers(nn.Module):
         return self.method.predict(self.ready, self.scale(x), self.id).logits
 
 
-def _torch(program: ExportedProgram, about: str) -> bytes:
+def _forget_origin(program: ExportedProgram) -> None:
+    """Takes from each operation which line of code it came from: that names files of this machine."""
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # which names files of this machine
+            node.meta.pop("stack_trace", None)
+
+
+def _torch(program: ExportedProgram, about: str) -> bytes:
     file = io.BytesIO()
     with _quiet():
         torch.export.save(program, file, extra_files={f"{ABOUT}.json": about})

@@ -107,6 +107,7 @@ def test_onnx_says_the_same(make: Make, tmp_path: Path) -> None:
     x, _ = blobs(0, n=7, seed=5)
     (logits,) = reference.ReferenceEvaluator(model).run(["logits"], {"x": x})
     np.testing.assert_allclose(logits, _logits(learner, x, "task0").numpy(), rtol=1e-4, atol=1e-4)
+    assert b".py" not in made.path.read_bytes()  # no file of this machine is named
     about = json.loads(next(prop.value for prop in model.metadata_props if prop.key == "perdure"))
     assert about["labels"] == list(made.labels)
 
