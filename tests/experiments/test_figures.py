@@ -7,12 +7,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from torch import nn
 
 from perdure import Fit, Refused
 from perdure.experiments import figures
 from perdure.experiments.figures import novelty, plane
-from perdure.experiments.figures.lab import Lab
+from perdure.experiments.figures.lab import Lab, labelled
 from perdure.experiments.provenance import commit, today
 from perdure.methods.finetune import Finetune
 from perdure.rng import fold
@@ -187,3 +188,11 @@ def test_the_tutorial_has_the_tables_that_are_stored(name: str) -> None:
     entry = figures.stored(name)
     assert entry is not None
     assert figures.module(name).table(entry["numbers"]) in (ROOT / "docs" / "own-data.md").read_text()
+
+
+def test_names_beside_lines_are_apart_and_inside_the_axes() -> None:
+    axes = Figure().subplots()
+    axes.set_ylim(0, 1)
+    labelled(axes, {"top": (1, 0.99, "k"), "near": (1, 0.98, "k"), "third": (1, 0.97, "k"), "low": (1, 0.2, "k")}, 0.1)
+    places = {text.get_text(): text.xy[1] for text in axes.texts}
+    assert places == pytest.approx({"low": 0.2, "third": 0.8, "near": 0.9, "top": 1.0})

@@ -104,9 +104,10 @@ def labelled(axes: Axes, places: Mapping[str, tuple[float, float, str]], gap: fl
     Args:
         gap: the least distance between two of them along y.
     """
-    last = -np.inf
-    for name, (x, y, hue) in sorted(places.items(), key=lambda item: item[1][1]):
-        last = max(y, last + gap)
+    last, top = -np.inf, axes.get_ylim()[1]
+    ordered = sorted(places.items(), key=lambda item: item[1][1])
+    for above, (name, (x, y, hue)) in zip(reversed(range(len(ordered))), ordered, strict=True):
+        last = min(max(y, last + gap), top - above * gap)  # none above the axes
         note(axes, name, (x, last), (5, 0), hue, weight="bold")
 
 
