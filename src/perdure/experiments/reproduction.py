@@ -66,8 +66,15 @@ def _slug(name: str) -> str:
 
 def stored(of: Table) -> dict[str, dict[str, Any]]:
     """The stored results of a table, by the name of the run; of a run that is another one by now there is none."""
-    found = {run: json.loads(path.read_text()) for run in of.runs if (path := _file(of, run)).exists()}
-    return {run: entry for run, entry in found.items() if _run_of(entry["command"]) == _run_of(command(of.runs[run]))}
+    return {run: entry for run in of.runs if (entry := _entry(of, run)) is not None}
+
+
+def _entry(of: Table, run: str) -> dict[str, Any] | None:
+    """The stored result of a run, if it is still of that run."""
+    if not (path := _file(of, run)).exists():
+        return None
+    entry: dict[str, Any] = json.loads(path.read_text())
+    return entry if _run_of(entry["command"]) == _run_of(command(of.runs[run])) else None
 
 
 def _run_of(command: str) -> str:
@@ -115,7 +122,7 @@ def reproduce(
     """
     failed = {}
     for name, experiment in missing(of, only).items():
-        if name not in stored(of):  # by another process since
+        if _entry(of, name) is None:  # by another process since
             given = replace(experiment, setting=replace(experiment.setting, **setting))
             try:
                 _run(of, name, given, folder / of.name / _slug(name), watch)
@@ -200,10 +207,14 @@ def page() -> str:
         lines += ["", f"\\{LOOSE}."] if any(one.loose for one in found) else []
         lines += ["", *(f"- {one.claim}: {one.source}.{' ' * bool(one.note)}{one.note}" for one in found)]
         if entries := stored(of):
-            lines += ["", "| run | ACC | BWT | state | seconds | commit | date |", "|---|---|---|---|---|---|---|"]
+            shares = {"acc": "ACC", "recognised": "task found", "bwt": "BWT"}
+            if all(entry.get("recognised") is None for entry in entries.values()):
+                del shares["recognised"]
+            titles = ("run", *shares.values(), "state", "seconds", "commit", "date")
+            lines += ["", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
             for run, entry in entries.items():
-                acc, bwt = ("–" if entry[key] is None else f"{100 * entry[key]:.2f}" for key in ("acc", "bwt"))
-                took = f"{size(entry['state_bytes'])} | {entry['learn_seconds']:.0f}"
-                lines.append(f"| {run} | {acc} | {bwt} | {took} | {entry['commit']} | {entry['date']} |")
+                percents = ("–" if entry.get(key) is None else f"{100 * entry[key]:.2f}" for key in shares)
+                took = (size(entry["state_bytes"]), f"{entry['learn_seconds']:.0f}", entry["commit"], entry["date"])
+                lines.append(f"| {' | '.join((run, *percents, *took))} |")
             lines += ["", *(f"    {entry['command']}" for entry in entries.values())]
     return "\n".join(lines) + "\n"
