@@ -51,6 +51,25 @@ def check_limit(name: str, value: int | None) -> None:
         raise Refused(f"method.{name} is {value}; use at least 1, or leave it out for all examples")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raises Refused where an option of a method is no share of something, and a share of it must be left."""
+    if not 0 < value < 1:
+        raise Refused(f"method.{name} is {value}; it must lie between 0 and 1, both excluded")
+
+
+def check_words(of: str, options: Any) -> None:
+    """Raises Refused where one of some options (a dataclass) that takes one of a few words has another value."""
+    for name, words in _choices(options.__class__).items():
+        if (value := getattr(options, name)) not in words:
+            raise Refused(f"{of}.{name} is {value!r}; use one of {', '.join(words)}")
+
+
+@cache
+def _choices(kind: Any) -> dict[str, tuple[str, ...]]:
+    """The words that each field takes which takes only some."""
+    return {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
+
+
 class Scenario(Enum):
     """What the learner is told: is the task's id given in training, is it given at the exam, are labels shared?"""
 
@@ -178,9 +197,7 @@ class Fit:
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
             raise Refused("fit.epochs and fit.steps are both given; give one of them")
-        for name, words in _choices(Fit).items():
-            if (value := getattr(self, name)) not in words:
-                raise Refused(f"fit.{name} is {value!r}; use one of {', '.join(words)}")
+        check_words("fit", self)
         for name in ("epochs", "steps", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -192,12 +209,6 @@ class Fit:
             raise Refused(f"fit.clip is {self.clip}; it must be finite and positive")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise Refused("fit.nesterov needs fit.optimizer sgd and a positive fit.momentum")
-
-
-@cache
-def _choices(kind: Any) -> dict[str, tuple[str, ...]]:
-    """The words that each field takes which takes only some."""
-    return {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
 
 
 State = Any  # a pytree of tensors: each method names its own NamedTuple

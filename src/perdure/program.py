@@ -31,7 +31,6 @@ from perdure.contract import Method, Ready, Refused, TaskId
 from perdure.rng import normal
 from perdure.store import write
 
-Label = str | int
 ABOUT = "perdure"
 SUFFIXES = (".pt2", ".onnx")
 
@@ -41,7 +40,7 @@ class Program(NamedTuple):
 
     path: Path
     shape: tuple[int, ...]  # of one input
-    labels: tuple[Label, ...]  # of the columns that it gives
+    labels: tuple[str | int, ...]  # of the columns that it gives
     nbytes: int
 
 
@@ -60,7 +59,7 @@ def export(
     shape: Sequence[int],
     scale: Callable[[Tensor], Tensor],
     id: TaskId | None,
-    name: Callable[[int], Label],
+    name: Callable[[int], str | int],
     about: Mapping[str, Any],
 ) -> Program:
     """Writes what a method answers, of one task or, where no task has to be found, of all.

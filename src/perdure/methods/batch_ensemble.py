@@ -28,14 +28,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from perdure import tree
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
+from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace, check_finite, check_words
 from perdure.model import (
     Model,
     answer,
@@ -147,9 +147,7 @@ class BatchEnsemble(Method):
     alone: ClassVar = True
 
     def __post_init__(self) -> None:
-        for name, kind in (("weights", Weights), ("infer", Search)):
-            if getattr(self, name) not in get_args(kind):
-                raise Refused(f"method.{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(kind))}")
+        check_words("method", self)
         check_finite("fast_lr", self.fast_lr)
 
     def init(self, key: int, background: Examples | None = None) -> Ensemble:

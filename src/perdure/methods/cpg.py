@@ -52,7 +52,7 @@ from perdure.model import (
     start,
 )
 from perdure.ops.chain import chain, widened
-from perdure.ops.codec import decode, encode, unpack
+from perdure.ops.codec import encode, restored
 from perdure.ops.infer import Bound, respond
 from perdure.ops.masks import Through, learn_masks
 from perdure.ops.owners import MOST, Codes, at_rest, at_work, indices, released, vacated, with_task
@@ -116,7 +116,7 @@ def bind(state: Grown, owner: Params, t: int) -> Params:
         corner = tuple(map(slice, shape))
         seen, theirs = owner[name][corner] == t, older(owner[name][corner], t)
         if n := int(theirs.sum()):
-            seen[theirs] = unpack(decode(own.picks[name], n), n)
+            seen[theirs] = restored(own.picks[name], n)
         params[name] = params[name][corner].where(seen, 0.0).contiguous()
     return params
 

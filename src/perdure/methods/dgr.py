@@ -25,13 +25,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, prod
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scale, Scenario, Task, TaskId, Trace, check_finite
+from perdure.contract import (
+    Answer,
+    Examples,
+    Fit,
+    Method,
+    Refused,
+    Scale,
+    Scenario,
+    Task,
+    TaskId,
+    Trace,
+    check_finite,
+    check_words,
+)
 from perdure.data import BLOCK as ROWS
 from perdure.model import Model, answer, forward, grow, rows_of, start
 from perdure.nets.vae import VAE, Likelihood
@@ -135,9 +148,7 @@ class DGR(Method):
     off: ClassVar = {"r": 1.0}
 
     def __post_init__(self) -> None:
-        for name, kind in (("labels", Labels), ("likelihood", Likelihood)):
-            if getattr(self, name) not in get_args(kind):
-                raise Refused(f"method.{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(kind))}")
+        check_words("method", self)
         if not 0 < self.tau < inf:
             raise Refused(f"method.tau is {self.tau}; a temperature is positive and finite")
         if self.r is not None and not 0 < self.r <= 1:

@@ -38,13 +38,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from math import ceil, inf
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
+from perdure.contract import (
+    Answer,
+    Examples,
+    Fit,
+    Method,
+    Refused,
+    Scenario,
+    Task,
+    TaskId,
+    Trace,
+    check_finite,
+    check_words,
+)
 from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, start, without
 from perdure.ops.chain import Link, chain
 from perdure.ops.channels import spread
@@ -159,8 +171,7 @@ class HAT(Method):
         if not 1 <= self.s_max < inf:
             raise Refused(f"method.s_max is {self.s_max}; it must be at least 1, and finite")
         check_finite("c", self.c)
-        if self.gates not in get_args(Gates):
-            raise Refused(f"method.gates is {self.gates!r}; use one of {', '.join(get_args(Gates))}")
+        check_words("method", self)
 
     def init(self, key: int, background: Examples | None = None) -> Attended:
         if len(self._links()) < 2:

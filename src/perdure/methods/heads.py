@@ -21,11 +21,22 @@ was learned on it stays.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, get_args
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
+from perdure.contract import (
+    Answer,
+    Examples,
+    Fit,
+    Method,
+    Scenario,
+    Task,
+    TaskId,
+    Trace,
+    check_finite,
+    check_words,
+)
 from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, without
 from perdure.ops.infer import Bound, respond
 from perdure.ops.trunk import Origin, Trunk, begin, learn_trunk, part_of
@@ -65,8 +76,7 @@ class Heads(Method):
     alone: ClassVar = True
 
     def __post_init__(self) -> None:
-        if self.trunk not in get_args(Origin):
-            raise Refused(f"method.trunk is {self.trunk!r}; use one of {', '.join(get_args(Origin))}")
+        check_words("method", self)
         check_finite("head_lr", self.head_lr or 0.0)
 
     def init(self, key: int, background: Examples | None = None) -> Headed:

@@ -26,14 +26,14 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace, check_words
 from perdure.model import Model, check_classes, evaluation, extended, index_of, narrow, start, with_outputs
 from perdure.ops.infer import entropy
 from perdure.ops.masks import NORMS, Threshold, Through, check_constants, constants, learn_masks, maskable, with_spare
@@ -119,8 +119,7 @@ class HopSupSup(Method):
     pools: ClassVar = True
 
     def __post_init__(self) -> None:
-        if self.storage not in get_args(Storage):
-            raise Refused(f"method.storage is {self.storage!r}; use one of {', '.join(get_args(Storage))}")
+        check_words("method", self)
         for name, least in {"outputs": 1, "gamma": 0, "rate": 0, "steps": 1}.items():
             if (value := getattr(self, name)) < least:
                 raise Refused(f"method.{name} is {value}; it must be at least {least}")

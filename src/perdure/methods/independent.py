@@ -17,11 +17,11 @@ Memory: task, a network each, beside the start values.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace, check_words
 from perdure.model import Model, index_of, own_head, start, without
 from perdure.ops.infer import Bound, respond
 from perdure.train import minimise
@@ -60,8 +60,7 @@ class Independent(Method):
     alone: ClassVar = True
 
     def __post_init__(self) -> None:
-        if self.begin not in get_args(Begin):
-            raise Refused(f"method.begin is {self.begin!r}; use one of {', '.join(get_args(Begin))}")
+        check_words("method", self)
 
     def init(self, key: int, background: Examples | None = None) -> Networks:
         return Networks(start(self.net, self.fit, key), ())

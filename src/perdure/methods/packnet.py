@@ -33,7 +33,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace, check_share
 from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, start
 from perdure.ops.infer import Bound, respond
 from perdure.ops.owners import MOST, Codes, at_rest, at_work, indices, released, vacated, with_task
@@ -110,9 +110,8 @@ class PackNet(Method):
     alone: ClassVar = True
 
     def __post_init__(self) -> None:
-        for name in ("prune", "retrain"):
-            if not 0 < (value := getattr(self, name)) < 1:
-                raise Refused(f"method.{name} is {value}; it must lie between 0 and 1, both excluded")
+        check_share("prune", self.prune)
+        check_share("retrain", self.retrain)
 
     def init(self, key: int, background: Examples | None = None) -> Packed:
         model, head = start(self.net, self.fit, key), parts_of(head_of(self.net, self.fit))

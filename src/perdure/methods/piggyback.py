@@ -28,12 +28,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace, check_words
 from perdure.model import Model, Part, head_of, index_of, own_head, parts_of, without
 from perdure.ops.codec import decode, encode, unpack
 from perdure.ops.infer import Bound, Made, respond
@@ -129,9 +129,7 @@ class Piggyback(Method):
     alone: ClassVar = True
 
     def __post_init__(self) -> None:
-        for name, kind in {"values": Values, "trunk": Origin}.items():
-            if getattr(self, name) not in get_args(kind):
-                raise Refused(f"method.{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(kind))}")
+        check_words("method", self)
         if not 0 <= self.cut <= self.start:
             raise Refused(
                 f"method.cut is {self.cut:g} and method.start {self.start:g}: a network whose weights all start below "

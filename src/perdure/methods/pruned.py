@@ -30,15 +30,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from perdure.contract import Answer, Examples, Fit, Method, Refused, Scenario, Task, TaskId, Trace, check_finite
+from perdure.contract import (
+    Answer,
+    Examples,
+    Fit,
+    Method,
+    Refused,
+    Scenario,
+    Task,
+    TaskId,
+    Trace,
+    check_finite,
+    check_share,
+    check_words,
+)
 from perdure.model import Model, Part, grown, head_of, index_of, own_head, parts_of, start, without
 from perdure.ops.channels import cut
-from perdure.ops.codec import decode, encode, unpack
+from perdure.ops.codec import encode, restored
 from perdure.ops.infer import Bound, Made, respond
 from perdure.ops.select import largest
 from perdure.rng import fold
@@ -76,7 +89,7 @@ def bind(params: Params, masks: Params, values: Params) -> Params:
     out = dict(params)
     for name, code in masks.items():
         w = torch.zeros_like(params[name], memory_format=torch.contiguous_format)
-        mask = unpack(decode(code, w.numel()), w.numel()).view(w.shape)
+        mask = restored(code, w.numel()).view(w.shape)
         if values[name].shape != (int(mask.sum()),):
             raise Refused(f"the values of {name} are not those of its mask; restore its file from a copy")
         w[mask] = values[name]
@@ -140,14 +153,12 @@ class Pruned(Method):
     alone: ClassVar = True
 
     def __post_init__(self) -> None:
-        for name in ("density", "retrain"):
-            if not 0 < (value := getattr(self, name)) < 1:
-                raise Refused(f"method.{name} is {value}; it must lie between 0 and 1, both excluded")
+        check_share("density", self.density)
+        check_share("retrain", self.retrain)
         if self.rounds < 1:
             raise Refused(f"method.rounds is {self.rounds}; it must be at least 1")
         check_finite("rate", self.rate)
-        if self.cutoff not in get_args(Cutoff):
-            raise Refused(f"method.cutoff is {self.cutoff!r}; use one of {', '.join(get_args(Cutoff))}")
+        check_words("method", self)
 
     def init(self, key: int, background: Examples | None = None) -> Networks:
         model = start(self.net, self.fit, key)

@@ -25,12 +25,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from perdure.contract import Answer, Examples, Method, Refused, Scenario, Task, TaskId, Trace
+from perdure.contract import Answer, Examples, Method, Scenario, Task, TaskId, Trace, check_words
 from perdure.model import Model, Part, check_classes, classes_of, grown, head_of, index_of, start
 from perdure.ops.channels import cut, matrices, signs, spread
 from perdure.ops.infer import Bound, Made, respond
@@ -87,8 +87,7 @@ class PSP(Method):
     alone: ClassVar = True
 
     def __post_init__(self) -> None:
-        if self.keys not in get_args(Keys):
-            raise Refused(f"method.keys is {self.keys!r}; use one of {', '.join(get_args(Keys))}")
+        check_words("method", self)
 
     def init(self, key: int, background: Examples | None = None) -> Superposition:
         matrices(self.net)

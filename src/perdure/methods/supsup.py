@@ -32,14 +32,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, log, log1p, nan
-from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from perdure import tree
-from perdure.contract import Answer, Batch, Examples, Fit, Method, Refused, Task, TaskId, Trace
+from perdure.contract import Answer, Batch, Examples, Fit, Method, Refused, Task, TaskId, Trace, check_words
 from perdure.model import (
     Model,
     check_classes,
@@ -170,10 +170,7 @@ class SupSup(Method):
     isolates: ClassVar = True
 
     def __post_init__(self) -> None:
-        kinds = {"rule": Kind, "budget": Budget, "infer": Search, "told": Told, "transfer": Transfer}
-        for name, kind in kinds.items():
-            if getattr(self, name) not in get_args(kind):
-                raise Refused(f"method.{name} is {getattr(self, name)!r}; use one of {', '.join(get_args(kind))}")
+        check_words("method", self)
         for name in ("outputs", "refresh", "pool", "most", "every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise Refused(f"method.{name} is {value}; it must be at least 1")

@@ -115,6 +115,15 @@ def decode(code: Tensor, n: int) -> Tensor:
         ) from None
 
 
+def restored(code: Tensor, n: int) -> Tensor:
+    """(n,) bool, the mask that `encode` took.
+
+    Raises:
+        Refused: as `decode`.
+    """
+    return unpack(decode(code, n), n)
+
+
 class _DamagedError(Exception):
     """What is wrong with a code."""
 

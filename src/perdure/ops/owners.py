@@ -17,7 +17,7 @@ from torch import Tensor
 
 from perdure.contract import Refused
 from perdure.model import Own, place_of
-from perdure.ops.codec import decode, encode, unpack
+from perdure.ops.codec import encode, restored
 
 Params = dict[str, Tensor]
 Codes = dict[str, tuple[Tensor, ...]]
@@ -78,7 +78,7 @@ def at_work(masks: Codes, params: Mapping[str, Tensor], tasks: int) -> Params:
             )
         left, parts = params[name].numel(), list[Tensor]()
         for code in masks[name]:
-            parts.append(unpack(decode(code, left), left))
+            parts.append(restored(code, left))
             left -= int(parts[-1].sum())
         owner = torch.zeros(left, dtype=torch.uint8, device=params[name].device)
         for t, own in reversed(list(enumerate(parts, 1))):
